@@ -124,10 +124,18 @@ class Safety:
 
     def _check_origin(self, request: Request) -> None:
         """Browsers say where a request comes from. Those that do not are known by their token alone."""
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        origin = request.headers.get("origin")
-        if site != "same-origin" or (origin is not None and not is_own_origin(request, origin)):
-            raise Refused(403, "This change was asked for by another site, and nothing was changed.")
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site in (None, "same-origin") and (origin is None or is_own_origin(request, origin)):
+            return
+        there, host = (origin or "").partition("://")[2], request.headers.get("host", "")
+        if site == "same-origin" and there.lower() not in ("", host.lower()):  # no script can have it say so
+            raise Refused(
+                403,
+                f"The browser was at {origin!r}, and the Host header that came here is {host!r}: a proxy "
+                "between must pass it on, with its port (nginx: proxy_set_header Host $http_host). Nothing "
+                "was changed.",
+            )
+        raise Refused(403, "This change was asked for by another site, and nothing was changed.")
 
 
 class Guard:

@@ -68,6 +68,18 @@ def test_a_change_that_another_site_asks_for_is_refused(
     assert sentence_of(answer) == "This change was asked for by another site, and nothing was changed."
 
 
+def test_a_proxy_that_does_not_pass_the_host_on_is_told_of(visitor: httpx.Client, token: str) -> None:
+    """Other sites are known by `Sec-Fetch-Site` alone where a browser sends it."""
+    headers = {"Origin": "https://ops.example:44", "Sec-Fetch-Site": "same-origin", "Host": "127.0.0.1:8"}
+
+    answer = visitor.post("/sign-out", data={"page_token": token}, headers=headers)
+
+    assert answer.status_code == 403
+    told = "The browser was at 'https://ops.example:44', and the Host header that came here is '127.0.0.1:8'"
+    assert told in sentence_of(answer)
+    assert sentence_of(answer).endswith("Nothing was changed.")
+
+
 def test_a_change_of_the_same_origin_is_taken(visitor: httpx.Client, page: Served, token: str) -> None:
     headers = {"Origin": page.origin, "Sec-Fetch-Site": "same-origin"}
 
