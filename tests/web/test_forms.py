@@ -42,6 +42,19 @@ def test_a_queue_is_limited_paused_resumed_and_free_again(visitor: httpx.Client,
     assert [each for each in storage.standings() if each.limit.name == "images"] == []
 
 
+def test_a_queue_that_another_program_has_named_is_resumed_when_it_is_empty(
+    visitor: httpx.Client, storage: Storage
+) -> None:
+    storage.set_paused("Bilder und Videos", True)
+    shown = visitor.get("/queues").text
+
+    resumed = send(visitor, "/queues/resume", "/queues", name="Bilder und Videos")
+
+    assert "Resume Bilder und Videos" in shown
+    assert resumed.status_code == 303
+    assert storage.standings() == []
+
+
 def test_a_limit_of_thousands_of_digits_is_refused_in_a_sentence(
     visitor: httpx.Client, storage: Storage
 ) -> None:

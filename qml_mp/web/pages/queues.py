@@ -157,10 +157,11 @@ def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
 
 def _name(request: Request) -> str:
     """Of the queue that the form is about. Raises `ConfigurationError` for one that can be none: only another
-    program can have named a queue so, and it has jobs."""
+    program can have named a queue so, and it has jobs, or is limited since it had some."""
     site = site_of(request)
     name = site.form(request).text("name")
-    if name not in {stats.name for stats in site.storage.queue_stats(among=1)}:
+    limited = {each.limit.name for each in site.storage.standings() if is_queue(each)}
+    if name not in limited | {stats.name for stats in site.storage.queue_stats(among=1)}:
         check_queue_name(name)
     return name
 
