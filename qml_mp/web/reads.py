@@ -120,7 +120,7 @@ class Reads:
         if found.read_at <= self._forgotten_at:
             return float("-inf")
         if found.error is not None:
-            return found.read_at + _ERROR_S
+            return found.read_at + found.took_s + _ERROR_S  # since it came: a silent storage takes seconds
         pause_s = max(found.every_s * slowness, _REST * found.took_s)
         return found.read_at + (max(_LONGEST_S, pause_s) if self._is_current(found) else pause_s)
 

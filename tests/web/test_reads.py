@@ -175,6 +175,25 @@ def test_a_storage_that_is_away_is_asked_once_a_second(reads: Reads, clock: Cloc
     assert asked == 2
 
 
+def test_a_storage_that_is_silent_is_left_alone_for_a_second_after_it_was_given_up(
+    reads: Reads, clock: Clock
+) -> None:
+    asked = 0
+
+    def give_up() -> int:
+        nonlocal asked
+        asked += 1
+        clock.at += 3
+        raise StorageUnavailable("It is silent.")
+
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable, match="silent"):
+            reads.get("jobs", give_up)
+        clock.at += 0.4
+
+    assert asked == 1
+
+
 def test_a_mistake_of_the_page_itself_is_not_kept(reads: Reads) -> None:
     with pytest.raises(ZeroDivisionError):
         reads.get("jobs", lambda: 1 // 0)
