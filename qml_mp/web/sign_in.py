@@ -149,7 +149,10 @@ class SignInTurns:
         self._free_at = float("-inf")
         self._refused = 0
         """Since the log was told of them last."""
+        self._newest_from = ""
         self._told_at = float("-inf")
+        self._rest: asyncio.TimerHandle | None = None
+        """Tells of those that nobody comes after."""
 
     async def take(self) -> bool:
         """Wait for the next turn. False, and at once, when too many wait for theirs."""
@@ -163,16 +166,24 @@ class SignInTurns:
 
     def note_refused(self, address: str) -> None:
         """Have the log say that somebody there was not let in, with the others since it was told last, once a
-        minute. What was typed is not logged: people type passwords into the wrong field."""
-        self._refused += 1
-        now = self._clock.monotonic()
-        if now - self._told_at >= _TELL_EVERY_S:
-            logger.warning(
-                "Sign-ins to the page that were refused: %s, the newest from %s",
-                self._refused,
-                printable(address),
-            )
-            self._refused, self._told_at = 0, now
+        minute. What was typed is not logged: people type passwords into the wrong field. For the event
+        loop's own thread."""
+        self._refused, self._newest_from = self._refused + 1, address
+        rest_s = self._told_at + _TELL_EVERY_S - self._clock.monotonic()
+        if rest_s <= 0:
+            self._tell()
+        elif self._rest is None:
+            self._rest = asyncio.get_running_loop().call_later(rest_s, self._tell)
+
+    def _tell(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        logger.warning(
+            "Sign-ins to the page that were refused: %s, the newest from %s",
+            self._refused,
+            printable(self._newest_from),
+        )
+        self._refused, self._told_at, self._rest = 0, self._clock.monotonic(), None
 
 
 def _check_password(password: str) -> None:
