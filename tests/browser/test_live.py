@@ -47,6 +47,22 @@ def test_a_page_that_was_hidden_is_fresh_when_it_is_seen_again(
     expect(succeeded(page)).to_have_text(str(before + 1))
 
 
+def test_a_part_that_was_pressed_with_another_button_goes_on(
+    page: Watched, site: Site, server: Server
+) -> None:
+    """Whose release a menu may have taken."""
+    page.open("/")
+    expect(page.page.locator("#stream")).to_have_text("live")
+    before = int(succeeded(page).inner_text())
+    succeeded(page).hover()
+
+    page.page.mouse.down(button="right")
+    site.storage.enqueue(Job.new("quick", {}))
+
+    expect(succeeded(page)).to_have_text(str(before + 1))
+    page.page.mouse.up(button="right")
+
+
 def succeeded(page: Watched) -> Locator:
     """How many jobs have succeeded, as the overview says."""
     return page.page.locator(".figure").filter(has_text="succeeded").locator(".value").first

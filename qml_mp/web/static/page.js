@@ -108,8 +108,9 @@
   let kept = null
   let pressed = null // what is held down: were it exchanged before it is let go, the click would be lost
 
-  document.addEventListener("pointerdown", (event) => (pressed = event.target))
-  for (const name of ["pointerup", "pointercancel"]) {
+  // A menu, or what is dragged, may take the release for itself.
+  document.addEventListener("pointerdown", (event) => (pressed = event.button === 0 ? event.target : null))
+  for (const name of ["pointerup", "pointercancel", "contextmenu", "dragend"]) {
     document.addEventListener(name, () => setTimeout(() => (pressed = null)))
   }
 
