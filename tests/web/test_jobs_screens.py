@@ -201,6 +201,18 @@ def test_a_job_is_found_by_the_beginning_of_its_id(client: httpx.Client, storage
     assert "No job is like that." in client.get("/jobs?id=nothing").text
 
 
+def test_when_more_jobs_have_such_an_id_than_are_shown_it_is_said(
+    client: httpx.Client, storage: Storage
+) -> None:
+    ids = storage.enqueue_many(Job.new("alike") for _ in range(52))
+    storage.delete_many(ids[1:], states=list(StateName), until=storage.now(), reason="", retention=KEEP)
+    of_all, of_one = (client.get(f"/jobs?id={start}") for start in (ids[0][:4], ids[0]))
+
+    assert len(listed(of_all)) == 50
+    assert "Only the newest 50 are shown: type more of the id." in text_of(of_all)
+    assert "are shown" not in text_of(of_one)
+
+
 def test_all_that_a_filter_means_are_retried_once_their_number_is_typed(
     client: httpx.Client, storage: Storage
 ) -> None:

@@ -36,6 +36,8 @@ class Listing:
     """How far the look went, when it has not gone to the end."""
     looks_up: bool = False
     """Whether it went from older jobs to newer ones."""
+    has_more: bool = False
+    """Whether others have such an id, too, and there is no page of them."""
 
     @property
     def further(self) -> str | None:
@@ -64,9 +66,9 @@ def jobs(request: Request) -> Response:
 
 def _by_id(site: Site, search: str) -> Listing:
     found = site.reads.get(
-        ("jobs by id", search), lambda: site.storage.jobs_with_id(search, limit=_ON_A_PAGE), every_s=1.0
+        ("jobs by id", search), lambda: site.storage.jobs_with_id(search, limit=_ON_A_PAGE + 1), every_s=1.0
     )
-    return Listing(jobs=found)
+    return Listing(jobs=found[:_ON_A_PAGE], has_more=len(found) > _ON_A_PAGE)
 
 
 def _page(site: Site, request: Request, filters: Filters) -> Listing:
