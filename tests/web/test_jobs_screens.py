@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -211,6 +212,23 @@ def test_when_more_jobs_have_such_an_id_than_are_shown_it_is_said(
     assert len(listed(of_all)) == 50
     assert "Only the newest 50 are shown: type more of the id." in text_of(of_all)
     assert "are shown" not in text_of(of_one)
+
+
+def test_ticked_jobs_are_not_held_in_memory_together(storage: Storage) -> None:
+    payload: JsonValue = {"numbers": [*range(10_000, 110_000)]}  # parsed, more than three megabytes
+    ids = [storage.enqueue(Job.new("large", payload)) for _ in range(10)]
+    visitor = Visitor(dashboard(storage))
+    visitor.get("/jobs/change", params={"change": "delete", "which": "chosen", "job": ids[:1]})
+    tracemalloc.start()
+    try:
+        question = visitor.get("/jobs/change", params={"change": "delete", "which": "chosen", "job": ids})
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    remove(storage, ids)
+
+    assert "Type how many (10)" in text_of(question)
+    assert most_bytes < 16 * 2**20
 
 
 def test_all_that_a_filter_means_are_retried_once_their_number_is_typed(

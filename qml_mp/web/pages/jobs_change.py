@@ -164,15 +164,15 @@ def _counts(site: Site, wanted: Wanted) -> Mapping[StateName, int]:
 
 def _states_of(site: Site, wanted: Wanted) -> dict[str, StateName]:
     """Of the chosen jobs that are still there."""
-    rows = [site.storage.get(job_id) for job_id in wanted.ids]
+    rows = map(site.storage.get, wanted.ids)  # one at a time in memory: each may be of megabytes
     return {job.id: job.state_name for job in rows if job is not None}
 
 
 def _some(site: Site, wanted: Wanted) -> list[tuple[str, str]]:
     """Ids and methods of a few."""
     if wanted.ids:
-        jobs = [job for job in map(site.storage.get, wanted.ids[:_FEW]) if job is not None]
-        return [(job.id, job.method) for job in jobs]
+        jobs = map(site.storage.get, wanted.ids[:_FEW])
+        return [(job.id, job.method) for job in jobs if job is not None]
     where = _filter(wanted)
     if where is None:
         return []
