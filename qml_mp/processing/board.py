@@ -6,6 +6,7 @@ One board for all jobs of a process, by claim, so that a job which says nothing 
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from typing import Protocol
 
@@ -48,46 +49,83 @@ class UnseenProgress:
 
 
 class Board:
-    """Written by the jobs' code, and read when an attempt has ended."""
+    """Written by the jobs' code, in any thread of it, and read when an attempt has ended."""
 
     def __init__(self, progress: ShownProgress | None = None, *, tracing: Tracing | None = None) -> None:
         self.progress: ShownProgress = UnseenProgress() if progress is None else progress
         self.follow_ups: dict[ClaimKey, FollowUps] = {}
         self._tracing = tracing
         self._pid = os.getpid()
+        self._running = set[ClaimKey]()
+        """Those whose attempt has begun and not ended."""
+        self._is_told = False
+        """Whether attempts begin and end here. With a context that was made by hand nobody tells."""
+        self._lock = threading.RLock()
+        """Held by who reads and writes `follow_ups`, and while an attempt ends. One that its holder may take
+        again, since a signal handler of the job may say something while the job does. A forked process takes
+        it never: there the thread that holds it may not exist."""
+
+    def begin(self, key: ClaimKey) -> None:
+        """An attempt begins; `take` ends it."""
+        self._running.add(key)
+        self._is_told = True
 
     def follow(self, job: Job, jobs: tuple[Job, ...]) -> None:
-        """Have these enqueued with the success of the job. As `FollowUps.add`; and `InvalidJob` in a process
-        that the job has forked, whose memory nobody reads."""
-        if os.getpid() != self._pid:
+        """Have these enqueued with the success of the job. Raises `InvalidJob` for what cannot be, and has
+        none of them enqueued then; and in a process that the job has forked, whose memory nobody reads, and
+        in a thread that the job has left behind when its attempt has ended."""
+        if self._is_copy():
             raise InvalidJob(
                 "ctx.then was called in a process that the job has forked; call it in the job's."
             )
-        follow_ups = self.follow_ups.setdefault(job.claim_key, FollowUps())
         if self._tracing is None or not jobs:
-            follow_ups.add(jobs, parent=job)
+            self._add(_checked(jobs, parent=job), job)
             return
         with self._tracing.sending(jobs, is_batch=len(jobs) > 1, parent=job) as sending:
-            follow_ups.add(tuple(sending.jobs), parent=job)
+            self._add(_checked(tuple(sending.jobs), parent=job), job)
 
     def begin_code(self, job: Job) -> frozenset[str]:
         """The job's own code begins, maybe again, as middleware may call it several times: what it has said
         before follows no more, unlike what middleware has. What does, for `end_code`."""
-        follow_ups = self.follow_ups.get(job.claim_key)
-        return frozenset() if follow_ups is None else follow_ups.begin_code()
+        if self._is_copy():
+            return frozenset()
+        with self._lock:
+            follow_ups = self.follow_ups.get(job.claim_key)
+            return frozenset() if follow_ups is None else follow_ups.begin_code()
 
     def end_code(self, job: Job, before: frozenset[str]) -> None:
         """It has ended, before which those followed."""
-        follow_ups = self.follow_ups.get(job.claim_key)
-        if follow_ups is not None:
-            follow_ups.end_code(before)
+        if self._is_copy():
+            return
+        with self._lock:
+            follow_ups = self.follow_ups.get(job.claim_key)
+            if follow_ups is not None:
+                follow_ups.end_code(before)
 
-    def take(self, job: Job) -> Extras | None:
-        """What the attempt has said that has ended; None: nothing."""
-        follow_ups = self.follow_ups.pop(job.claim_key, None)
-        jobs = () if follow_ups is None else follow_ups.jobs()
-        progress = self.progress.newest_of(job)
+    def take(self, job: Job, key: ClaimKey) -> Extras | None:
+        """What the attempt has said that ends now; None: nothing."""
+        jobs = () if self._is_copy() else self._end(key)
+        progress = None if self.progress.newest_job is None else self.progress.newest_of(job)
         return Extras(follow_ups=jobs, progress=progress) if jobs or progress is not None else None
+
+    def _add(self, given: _Said, job: Job) -> None:
+        key = job.claim_key
+        with self._lock:
+            if self._is_told and key not in self._running:
+                raise InvalidJob(
+                    "ctx.then was called after the attempt had ended; have the job wait for the thread that "
+                    "calls it."
+                )
+            self.follow_ups.setdefault(key, FollowUps()).add(given)
+
+    def _end(self, key: ClaimKey) -> tuple[Job, ...]:
+        with self._lock:
+            self._running.discard(key)
+            follow_ups = self.follow_ups.pop(key, None)
+            return () if follow_ups is None else follow_ups.jobs()
+
+    def _is_copy(self) -> bool:
+        return os.getpid() != self._pid
 
 
 def with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
@@ -99,48 +137,55 @@ def with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
     return outcome
 
 
+_Said = dict[str, tuple[Job, int]]
+"""Jobs by id, each with the characters of its texts."""
+
+
 class FollowUps:
     """The jobs that one attempt wants to be enqueued with its success."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, Job] = {}
-        self._chars: dict[str, int] = {}
-        """Of their texts, by id as the jobs."""
+        self._said: _Said = {}
         self._of_code: frozenset[str] = frozenset()
         """Those that the job's own code has said when it ran last."""
 
     def begin_code(self) -> frozenset[str]:
         """As `Board.begin_code`."""
         for job_id in self._of_code:
-            del self._jobs[job_id], self._chars[job_id]
+            self._said.pop(job_id, None)
         self._of_code = frozenset()
-        return frozenset(self._jobs)
+        return frozenset(self._said)
 
     def end_code(self, before: frozenset[str]) -> None:
         """As `Board.end_code`."""
-        self._of_code = frozenset(self._jobs) - before
+        self._of_code = frozenset(self._said) - before
 
-    def add(self, jobs: tuple[Job, ...], *, parent: Job) -> None:
-        """Have them enqueued as well. Raises `InvalidJob` for what cannot be, and adds none of them then."""
-        given, chars = dict[str, Job](), dict[str, int]()
-        for job in jobs:
-            if not isinstance(job, Job):
-                raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
-            if job.id in given:
-                raise InvalidJob(
-                    f"ctx.then got the job {job.id} twice; make each by a call of its own, as other.job(...)."
-                )
-            child = with_changes(job, metadata={**job.metadata, PARENT_ID: parent.id})
-            row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
-            given[job.id], chars[job.id] = child, len(row.payload) + len(row.metadata)
-        together, all_chars = {**self._jobs, **given}, {**self._chars, **chars}
-        if len(together) > MOST_FOLLOW_UPS or sum(all_chars.values()) > MOST_TEXT_CHARS:
+    def add(self, given: _Said) -> None:
+        """Have them enqueued as well. Raises `InvalidJob` for too many, and adds none of them then."""
+        together = {**self._said, **given}
+        if len(together) > MOST_FOLLOW_UPS or sum(chars for _, chars in together.values()) > MOST_TEXT_CHARS:
             raise InvalidJob(
                 f"A job can have {MOST_FOLLOW_UPS} follow-up jobs with {MOST_TEXT_CHARS:,} characters of "
                 "payloads and metadata; enqueue more with one follow-up job that does."
             )
-        self._jobs, self._chars = together, all_chars
+        self._said.update(given)
 
     def jobs(self) -> tuple[Job, ...]:
         """All of them, in order."""
-        return tuple(self._jobs.values())
+        return tuple(job for job, _ in self._said.values())
+
+
+def _checked(jobs: tuple[Job, ...], *, parent: Job) -> _Said:
+    """What is to follow, naming its parent; `InvalidJob` for what cannot be enqueued."""
+    given: _Said = {}
+    for job in jobs:
+        if not isinstance(job, Job):
+            raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
+        if job.id in given:
+            raise InvalidJob(
+                f"ctx.then got the job {job.id} twice; make each by a call of its own, as other.job(...)."
+            )
+        child = with_changes(job, metadata={**job.metadata, PARENT_ID: parent.id})
+        row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
+        given[job.id] = child, len(row.payload) + len(row.metadata)
+    return given

@@ -58,13 +58,15 @@ class WorkerContext:
     def then(self, *jobs: Job) -> None:
         """Enqueue these jobs with the success of this one: in the same commit, or not at all.
 
-        `ctx.then(other.job("a.png"))`; several calls add up. When the attempt fails, is cancelled or runs
+        `ctx.then(other.job("a.png"))`; several calls add up, in any threads that the job waits for, and a job
+        that an earlier call has named follows once. When the attempt fails, is cancelled or runs
         again, nothing is enqueued; neither is anything once the claim is lost to somebody else. A `delay` is
         counted from the making of the job. Where a unique key has a job already, that one is kept. The
         metadata of each names this job as its `parent_id`.
 
-        Raises `InvalidJob` at once for what cannot be enqueued, for a job that is there twice, for more than
-        1000 jobs or 8 MiB in all, and in a process that the job has forked.
+        Raises `InvalidJob` at once for what cannot be enqueued, for a job that one call names twice, for more
+        than 1000 jobs or 8 MiB in all, in a process that the job has forked, and once the attempt has ended,
+        in a thread that the job has left behind.
         Should storage refuse a job all the same, this one ends failed, with an error that says so, and none
         is enqueued.
         """

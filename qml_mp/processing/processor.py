@@ -115,6 +115,8 @@ class JobProcessor:
         call = execution.terms.call
         if call is None:
             return _refused("UnknownMethod", f"No worker registered for method: {job.method}")
+        key = execution.claim.key
+        self._board.begin(key)
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel, board=self._board)
         began_s = self._clock.monotonic()
         note_running(job)
@@ -124,9 +126,7 @@ class JobProcessor:
             outcome = self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
         else:
             outcome = self._judge_raised(ended.error, execution, cancel)
-        if self._board.follow_ups or self._board.progress.newest_job is not None:
-            return with_extras(outcome, self._board.take(job))
-        return outcome
+        return with_extras(outcome, self._board.take(job, key))
 
     def _judge_raised(self, error: BaseException, execution: Execution, cancel: CancelToken) -> Outcome:
         if is_a(error, PayloadMismatch):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -138,6 +143,46 @@ def test_one_job_twice_is_refused_and_not_enqueued_once() -> None:
 
     assert error.type == "InvalidJob"
     assert f"{twin.id} twice" in error.message
+
+
+def stepping(frame: FrameType, _event: str, _arg: object) -> Any:
+    """Traces a thread: other threads run after each line of the board."""
+    if frame.f_code.co_filename != board.__file__:
+        return None
+    time.sleep(0.0001)
+    return stepping
+
+
+def test_what_threads_of_the_job_say_at_the_same_time_is_enqueued_all_of_it() -> None:
+    jobs = [Job.new("next", number) for number in range(80)]
+    begin = threading.Barrier(8)
+
+    def f(ctx: WorkerContext) -> None:
+        def say(some: list[Job]) -> None:
+            sys.settrace(stepping)
+            begin.wait()
+            for job in some:
+                ctx.then(job)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(say, [jobs[start::8] for start in range(8)]))
+
+    got = followers(run(f))
+
+    assert sorted(job.id for job in got) == sorted(job.id for job in jobs)
+
+
+def test_once_the_attempt_has_ended_it_is_refused_and_not_lost() -> None:
+    contexts = list[WorkerContext]()
+
+    def f(ctx: WorkerContext) -> None:
+        contexts.append(ctx)
+
+    run(f)
+
+    with pytest.raises(InvalidJob, match="after the attempt had ended"):
+        contexts[0].then(Job.new("next"))
+    assert not contexts[0].board.follow_ups
 
 
 def test_in_a_forked_process_it_is_refused_and_not_lost() -> None:
