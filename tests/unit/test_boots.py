@@ -1,4 +1,4 @@
-"""Tests: what is told of workers that died before they were ready."""
+"""Tests: what is told of workers that died before they were ready, and when another is tried."""
 
 from __future__ import annotations
 
@@ -51,3 +51,17 @@ def test_first_workers_that_all_boot_too_slowly_are_told_as_that() -> None:
             boots.failed(worker, DEATH, old_works_on=False)
 
     assert boots.error == f"5 workers in a row died while booting. {TOO_SLOW}"
+
+
+def test_the_pause_doubles_up_to_its_longest_and_stays_there_for_ever() -> None:
+    boots = Boots(new_emitter())
+    pauses = list[float]()
+
+    for _ in range(2000):
+        boots.was_useless(100.0)
+        pauses.append(boots.next_at() - 100.0)
+
+    assert pauses[:5] == [0.5, 1.0, 2.0, 4.0, 4.5]
+    assert set(pauses[5:]) == {4.5}
+    assert not boots.allow_another(104.0, booting=0)
+    assert boots.allow_another(104.5, booting=0)
