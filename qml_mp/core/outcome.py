@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qml_mp.core.progress import Progress
 
 _MAX_CRASH_BACKOFF_S = 60.0
+_MOST_DOUBLED = 6  # by then it is longer than that; no float holds what the 1026th crash would make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,8 @@ def judge_crash(*, crashes_before: int, max_crashes: int, error: ErrorInfo, proc
     """Decide what a crash does to its job: run again at once the first time, then with backoff, then fail."""
     if crashes_before + 1 >= max_crashes:
         return Crash(error=replace(error, type="WorkerCrashed"), rerun_after=None, process=process)
-    backoff_s = 0.0 if crashes_before == 0 else min(2.0 ** (crashes_before - 1), _MAX_CRASH_BACKOFF_S)
+    doubled_s = 2.0 ** min(crashes_before - 1, _MOST_DOUBLED)
+    backoff_s = 0.0 if crashes_before == 0 else min(doubled_s, _MAX_CRASH_BACKOFF_S)
     return Crash(error=error, rerun_after=timedelta(seconds=backoff_s), process=process)
 
 

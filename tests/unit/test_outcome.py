@@ -45,6 +45,7 @@ def test_later_crashes_wait_longer_up_to_a_minute() -> None:
     assert delays[:4] == [timedelta(seconds=s) for s in (0, 1, 2, 4)]
     assert delays == sorted(delays)  # type: ignore[type-var]  # None would fail the comparison
     assert delays[-1] == timedelta(minutes=1)
+    assert crash(1_000_000, max_crashes=2_000_000).rerun_after == timedelta(minutes=1)
 
 
 def test_the_crash_that_spends_the_budget_ends_the_job_as_worker_crashed() -> None:
