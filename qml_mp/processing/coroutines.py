@@ -63,7 +63,8 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
         return await coroutine
 
     try:
-        with asyncio.Runner() as runner:
+        # With a factory of its own, the loop that the thread has set, and plain jobs ask for, stays set.
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(main())
     except asyncio.CancelledError:
         if interruptions:

@@ -30,6 +30,21 @@ def test_tasks_left_behind_by_an_async_job_are_cancelled() -> None:
     assert cancelled == ["yes"]
 
 
+def test_the_event_loop_that_a_thread_has_set_stays_set_after_an_async_job() -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+
+    async def job() -> bool:
+        return asyncio.get_running_loop() is asyncio.get_event_loop() is not loop
+
+    try:
+        assert run_coroutine(job())
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 def test_an_interruption_that_strikes_a_callback_ends_the_whole_job() -> None:
     def strike() -> None:
         raise JobInterrupted("now")
