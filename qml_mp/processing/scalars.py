@@ -137,6 +137,23 @@ def _duration(value: Any, where: str) -> timedelta:
         raise InvalidJob(f"{where[:300]} is not a number of seconds: {error}") from None
 
 
+_any_instant = _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat)
+
+
+def _instant(value: Any, where: str) -> JsonValue:
+    text = _any_instant.encode(value, where)
+    if type(value) is datetime:
+        return text
+    # pandas' NaT is one by its class, and would be the first day of the year 1. The zone is put back, since
+    # what the clocks show twice is never equal to the same in another zone.
+    if _any_instant.decode(text, where).replace(tzinfo=value.tzinfo, fold=value.fold) == value:
+        return text
+    raise InvalidJob(
+        f"{where[:300]} is a {type(value).__name__} that no datetime holds, as NaT and nanoseconds are; pass "
+        "None or text in its place."
+    )
+
+
 def _date(value: Any, where: str) -> str:
     if not isinstance(value, date) or isinstance(value, datetime):  # whose time of day would be lost
         raise mismatch(value, "a date", where)
@@ -163,7 +180,7 @@ SCALARS: Mapping[Any, Codec] = MappingProxyType(
         int: Codec(_integer, _integer),
         float: Codec(_kept_number, _number),
         str: Codec(_plain_text, _text),
-        datetime: _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat),
+        datetime: Codec(_instant, _any_instant.decode),
         date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
         time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),
         timedelta: Codec(_seconds, _duration),

@@ -12,6 +12,7 @@ from enum import Enum, Flag, IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from qml_mp import QmlApp
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.plain import plain_result
 from qml_mp.processing.scalars import UnusableAnnotation
 
 UserId = NewType("UserId", int)
@@ -295,6 +297,41 @@ def test_a_large_number_or_duration_that_is_kept_comes_back(value: Any, hint: ob
     back = from_json(json.loads(json.dumps(to_json(value, hint, where="it"))), hint, where="it")
 
     assert back == value
+
+
+class Stamp(datetime):
+    """As pandas makes its own."""
+
+    nanosecond = 0
+
+    def __eq__(self, other: object) -> bool:
+        is_nat = self.year == 1
+        return not is_nat and self.nanosecond == getattr(other, "nanosecond", 0) and super().__eq__(other)
+
+    __hash__ = datetime.__hash__
+
+
+@pytest.mark.parametrize("hint", [datetime, datetime | None, list[datetime] | datetime])
+def test_an_instant_that_no_datetime_holds_is_refused(hint: object) -> None:
+    nat, exact = Stamp(1, 1, 1), Stamp(2025, 3, 1)
+    exact.nanosecond = 1
+
+    for value in (nat, exact):
+        with pytest.raises(InvalidJob):
+            to_json(value, hint, where="it")
+        with pytest.raises(InvalidJob, match=r"The result is a Stamp that no datetime holds"):
+            plain_result({"at": value})
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_an_instant_of_a_class_of_its_own_comes_back_as_a_datetime(fold: int) -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    value = Stamp(2025, 10, 26, 2, 30, tzinfo=zone, fold=fold)  # the hour that there is twice
+
+    back = from_json(to_json(value, datetime, where="it"), datetime, where="it")
+
+    assert type(back) is datetime
+    assert back.astimezone(UTC) == value.astimezone(UTC)
 
 
 def test_a_field_that_the_class_makes_itself_is_put_back_where_the_json_has_it() -> None:
