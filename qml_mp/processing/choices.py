@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import enum
+import typing
+from collections.abc import Iterable
+from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
+from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.scalars import Codec, Mistakable, UnusableAnnotation, mismatch, named
+from qml_mp.processing.scalars import SCALARS, Codec, Mistakable, UnusableAnnotation, mismatch, named
+
+_MOST_ENUMS: Final = 500
 
 
 def literal(allowed: tuple[Any, ...]) -> Codec:
@@ -16,7 +22,7 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
     def encode(value: Any, where: str) -> Any:
         for entry in allowed:
             if _is_same(value, entry):
-                stored = _stored(entry)
+                stored = stored_of(entry)
                 back = decode(stored, where)
                 if type(back) is not type(entry):
                     raise Mistakable(
@@ -28,7 +34,7 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
 
     def decode(value: Any, where: str) -> Any:
         for entry in allowed:
-            if _is_same(_in_lists(value), _stored(entry)):
+            if _is_same(_in_json(value), stored_of(entry)):
                 return entry
         raise refusal(where)
 
@@ -40,18 +46,38 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
 
 def is_mistakable_literal(allowed: tuple[Any, ...]) -> bool:
     """Whether two of the values are written alike, one of them a member of an enum."""
-    return any(_is_same(_stored(one), _stored(other)) for one, other in combinations(allowed, 2))
+    return any(_is_same(stored_of(one), stored_of(other)) for one, other in combinations(allowed, 2))
 
 
-def _stored(entry: Any) -> Any:
-    return _in_lists(entry.value) if isinstance(entry, enum.Enum) else entry
+def stored_of(entry: Any) -> Any:
+    """What is written of a member of an enum, or of another value of a `Literal`."""
+    return _in_json(entry.value) if isinstance(entry, enum.Enum) else entry
 
 
-def _in_lists(value: Any) -> Any:
-    """The value of a member as JSON has it, where a tuple is a list."""
+def kinds_stored(entries: Iterable[Any]) -> frozenset[type]:
+    """The types of JSON, as Python reads it, that are written of these."""
+    return frozenset(_kind_of(stored_of(each)) for each in entries)
+
+
+def _kind_of(stored: Any) -> type:
+    kinds = (type(None), bool, int, float, str, dict)
+    return next((kind for kind in kinds if isinstance(stored, kind)), list)
+
+
+def _in_json(value: Any) -> Any:
+    """The value of a member as JSON has it, where a tuple is a list, and a date is text. What JSON has not is
+    left as it is, to be refused where it is stored."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, list | tuple):
-        return [_in_lists(item) for item in value]
-    return {key: _in_lists(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_in_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _in_json(item) for key, item in value.items()}
+    codec = next((codec for kind, codec in SCALARS.items() if isinstance(value, kind)), None)
+    try:
+        return value if codec is None else codec.encode(value, "")
+    except InvalidJob:  # a duration that no number of seconds keeps
+        return value
 
 
 def _is_same(value: Any, other: Any) -> bool:
@@ -69,14 +95,30 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
             values = ", ".join(shown(member.value) for member in list(kind)[:10])
             raise InvalidJob(f"{where[:300]} is none of the values of {named(kind)} ({values}).") from None
 
+    def encode(value: Any, where: str) -> Any:
+        found = member(value, where)  # of a member, or of its value
+        stored = stored_of(found)
+        if _written_otherwise(kind) and (back := decode(stored, where)) is not found:
+            raise Mistakable(
+                f"{where[:300]} is {shown(found)}, and would come back as {shown(back)}, since the JSON of "
+                "both is alike; change the value of one."
+            )
+        return stored
+
     def decode(value: Any, where: str) -> enum.Enum:
-        if isinstance(value, list | dict):
-            for each in kind:
-                if _is_same(_in_lists(each.value), value):
-                    return each
+        for stored, each in _written_otherwise(kind):
+            if _is_same(stored, value):
+                return each
         return member(tuple(value) if isinstance(value, list) else value, where)
 
-    return Codec(lambda value, where: _stored(member(value, where)), decode)  # of a member, or of its value
+    return Codec(encode, decode)
+
+
+@lru_cache(_MOST_ENUMS)
+def _written_otherwise(kind: type[enum.Enum]) -> tuple[tuple[JsonValue, enum.Enum], ...]:
+    """What is written of the members whose value is not that very JSON, as of a tuple, a date or a path."""
+    both = ((stored_of(each), each) for each in kind)
+    return tuple((stored, each) for stored, each in both if stored is not each.value)
 
 
 def keys_of(hint: Any) -> Codec:

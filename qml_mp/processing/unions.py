@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
+from qml_mp.processing.choices import kinds_stored
 from qml_mp.processing.numbers import is_numpy, is_numpy_array
 from qml_mp.processing.scalars import (
     ANYTHING,
@@ -294,18 +295,14 @@ def _written(kind: Any, codec: Codec | None, args: tuple[Any, ...]) -> _Kinds:
     if kind in SCALARS or kind is bytes:
         return frozenset({_WRITTEN.get(kind, str)})
     if kind is typing.Literal:
-        return frozenset(_kind_of(each.value if isinstance(each, enum.Enum) else each) for each in args)
+        return kinds_stored(args)
     if codec is ANYTHING or not isinstance(kind, type):
         return _ALL
     if issubclass(kind, enum.Enum):
-        return frozenset(_kind_of(member.value) for member in kind)
+        return kinds_stored(kind)
     if is_numpy(kind):
         return frozenset({list}) if is_numpy_array(kind) else _ALL
     return frozenset({dict if dataclasses.is_dataclass(kind) or issubclass(kind, Mapping) else list})
-
-
-def _kind_of(value: Any) -> type:
-    return next((kind for kind in (type(None), bool, int, float, str, dict) if isinstance(value, kind)), list)
 
 
 def _read(kind: Any, codec: Codec | None, written: _Kinds) -> _Kinds:

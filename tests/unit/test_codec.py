@@ -51,6 +51,25 @@ class Setting(Enum):
     WIDE = {"width": (1, 2)}  # noqa: RUF012 - likewise
 
 
+class Every(Enum):
+    DAY = timedelta(days=1)
+    WEEK = timedelta(days=7)
+
+
+class Term(Enum):
+    SPRING = date(2025, 3, 1)
+    AUTUMN = (date(2025, 9, 1), Decimal("0.5"))
+
+
+class Folder(Enum):
+    IN = Path("in")
+
+
+class Twice(Enum):
+    NUMBER = 60.0
+    SPAN = timedelta(minutes=1)
+
+
 class Right(Flag):
     READ = 1
     WRITE = 2
@@ -136,6 +155,14 @@ class Framed(Measured):
         (Path2D.LINE, Path2D),
         (Path2D.CORNERS, Path2D | str),
         (Setting.WIDE, Setting),
+        (Every.WEEK, Every),
+        (Every.DAY, Every | str),
+        ({Every.DAY: 1}, dict[Every, int]),
+        (Every.DAY, Literal[Every.DAY, "never"]),
+        (Term.SPRING, Term),
+        (Term.AUTUMN, Term | None),
+        (Folder.IN, Folder),
+        (Twice.SPAN, Twice),
         (Right.READ | Right.WRITE, Right),
         ({Right.READ | Right.WRITE: 1, Right(0): 2, Right.READ: 3}, dict[Right, int]),
         ({Odd.OTHER: 1, Odd.TEXT: 2}, dict[Odd, int]),
@@ -223,6 +250,7 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         ({Odd.OTHER: 1, "a": 3}, dict[Odd, int]),
         (Address("a"), Positive),
         (object(), str | None),
+        (Twice.NUMBER, Twice),
     ],
 )
 def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, hint: object) -> None:

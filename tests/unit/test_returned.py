@@ -55,6 +55,11 @@ class Answer(Enum):
     UNKNOWN = None
 
 
+class Every(Enum):
+    DAY = timedelta(days=1)
+    TERM = (date(2025, 3, 1), Path("a"))
+
+
 class Point(NamedTuple):
     x: int
     y: float
@@ -134,6 +139,8 @@ def there_and_back(value: object, hint: object) -> object:
         (Decimal("0.1"), Decimal),
         (Path("a"), Path),
         (Colour.RED, Colour),
+        ([Every.DAY, Every.TERM], list[Every]),
+        ({Every.DAY: Every.TERM}, dict[Every, Every]),
         (Point(1, 2.0), Point),
         ({1: "a"}, dict[int, str]),
         ({Colour.RED: 1, "red": 1}, dict[Colour, int]),
