@@ -126,3 +126,8 @@ def _with(hint: Any, given: _Given) -> Any:
         return hint
     wanted = getattr(hint, "__parameters__", ())
     return hint[tuple(given.get(each, each) for each in wanted)] if given.keys() & set(wanted) else hint
+
+
+def is_typed_dict(kind: Any) -> bool:
+    """Whether it is a `TypedDict`: one of typing_extensions too, which `typing` knows from Python 3.13 on."""
+    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__required_keys__")

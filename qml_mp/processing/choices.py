@@ -122,11 +122,14 @@ def _written_otherwise(kind: type[enum.Enum]) -> tuple[tuple[JsonValue, enum.Enu
 
 
 def keys_of(hint: Any) -> Codec:
-    """Text, and what is written as text without a doubt: whole numbers and enums."""
+    """Text, all or some, and what is written as text without a doubt: whole numbers and enums."""
     if hint is int:
         return Codec(_int_to_key, _int_of_key)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _enum_keys(hint)
+    texts = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if texts and all(type(each) is str for each in texts):
+        return literal(texts)
 
     def check(key: Any, where: str) -> Any:
         if hint not in (str, Any):

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
+from qml_mp.processing.annotations import given_and_lost, hints_of, is_typed_dict, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
 from qml_mp.processing.remade import are_made_fields_written, own_code, refusing_remade
@@ -79,7 +79,7 @@ def codec_of(hint: Any, where: str) -> Codec:
     kind = typing.get_origin(hint) or hint
     if kind in SCALARS:
         return SCALARS[kind]
-    if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or typing.is_typeddict(kind):
+    if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or is_typed_dict(kind):
         return ANYTHING
     if hint is None or hint is type(None):
         return _NOTHING

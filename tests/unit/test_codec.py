@@ -15,6 +15,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,10 @@ class Point(NamedTuple):
 
 
 class Options(TypedDict):
+    deep: bool
+
+
+class LaterOptions(typing_extensions.TypedDict):
     deep: bool
 
 
@@ -182,6 +187,8 @@ class Framed(Measured):
         ({3}, AbstractSet[int]),
         ({"a": UUID(int=1)}, dict[str, UUID]),
         ({"a": 1}, Mapping[str, int]),
+        ({"a": 1}, dict[Literal["a", "b"], int]),
+        ({"deep": True}, LaterOptions),
         ({"a": 1}, dict),
         (Point(1, 2.5), Point),
         ({"deep": True}, Options),
@@ -244,6 +251,8 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         (3.5, int | str),
         ("x", bytes),
         ({True: 1}, dict[int, int]),
+        ({"c": 1}, dict[Literal["a", "b"], int]),
+        ({1: 1}, dict[Literal["a", 1], int]),
         ({"red": 1}, dict[Level, int]),
         ({Odd.NUMBER: 1, Odd.TEXT: 2}, dict[Odd, int]),
         ({Odd.NUMBER: 1}, dict[Odd, int]),

@@ -66,6 +66,11 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Report:
+    counts: dict[Literal["good", "bad"], int]
+
+
+@dataclass(frozen=True)
 class Thumbnail:
     path: Path
     taken: date
@@ -139,6 +144,7 @@ def there_and_back(value: object, hint: object) -> object:
         (Decimal("0.1"), Decimal),
         (Path("a"), Path),
         (Colour.RED, Colour),
+        (Report({"good": 1}), Report),
         ([Every.DAY, Every.TERM], list[Every]),
         ({Every.DAY: Every.TERM}, dict[Every, Every]),
         (Point(1, 2.0), Point),
