@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qml_mp.errors import JobInterrupted
+from qml_mp.processing.interruptions import all_behind
 
 if TYPE_CHECKING:  # imported when there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
     import asyncio
@@ -38,14 +39,14 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
             error = details.get("exception")
             if isinstance(error, JobInterrupted) and task is not None:
                 interruptions.append(error)
-                task.cancel()
+                task.cancel(error)
             else:
                 loop.default_exception_handler(details)
 
         def end_job(of: asyncio.Task[Any], error: BaseException) -> None:
             if task is not None and getattr(of, "_log_traceback", False):
                 interruptions.append(error)
-                task.cancel()
+                task.cancel(error)
 
         def on_done(done: asyncio.Task[Any]) -> None:
             error = getattr(done, "_exception", None)  # `exception()` would count as taken
@@ -70,6 +71,25 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
         if interruptions:
             raise interruptions[0] from None
         raise
+    except BaseException as error:
+        if interruptions:
+            _put_behind(error, interruptions)
+        raise
+
+
+def _put_behind(error: BaseException, interruptions: list[BaseException]) -> None:
+    """The job's clean-up may have raised this in the stead of the cancellation by which an interruption ended
+    it: then the interruption is behind it, as behind what other jobs raise."""
+    from asyncio import CancelledError
+
+    behind = list(all_behind(error))
+    if any(each is interruption for each in behind for interruption in interruptions):
+        return
+    for each in behind:
+        for interruption in interruptions:
+            if isinstance(each, CancelledError) and each.args and each.args[0] is interruption:
+                each.__context__ = interruption
+                return
 
 
 def away_from_loops(call: Callable[[_A], _T], a: _A) -> _T:

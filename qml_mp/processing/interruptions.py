@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from qml_mp.errors import JobInterrupted, JobTimeout
@@ -42,13 +43,16 @@ def drop_pending(user_code: UserCode) -> None:
 def _end_behind(error: BaseException) -> BaseException | None:
     """What ended the job, if it has raised the error amid that. An interruption that it has swallowed is
     behind nothing: `__context__` is what was being handled."""
+    return next((each for each in all_behind(error) if is_a(each, (JobInterrupted, SystemExit))), None)
+
+
+def all_behind(error: BaseException) -> Iterator[BaseException]:
+    """The error, those in whose stead or because of which it was raised, and those that it groups."""
     found, known = [error], {id(error)}
     for each in found:  # which grows meanwhile
-        if is_a(each, (JobInterrupted, SystemExit)):
-            return each
+        yield each
         behind = (own_attribute(each, "__context__"), own_attribute(each, "__cause__"))
         for other in (*behind, *members_of(each)):
             if other is not None and id(other) not in known and len(found) < _MOST_BEHIND:
                 known.add(id(other))
                 found.append(other)
-    return None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from qml_mp.errors import JobInterrupted
+from qml_mp.core.outcome import AttemptKind, Retry
+from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.coroutines import run_coroutine
+from tests.unit.processor_case import cancelled, run
 from tests.until import PATIENCE_S
 
 
@@ -93,6 +97,44 @@ def test_one_that_strikes_a_task_which_is_awaited_reaches_who_awaits_it_and_nobo
         return "?"
 
     assert run_coroutine(job()) == "cleaned up"
+
+
+def test_of_a_job_whose_clean_up_fails_after_an_interruption_elsewhere_it_is_known_why_it_ended() -> None:
+    kept = []
+
+    async def strike() -> None:
+        raise JobTimeout("now")
+
+    async def job() -> None:
+        kept.append(asyncio.create_task(strike()))
+        try:
+            await asyncio.wait_for(asyncio.sleep(PATIENCE_S), PATIENCE_S)
+        finally:
+            raise OSError("connection is closed")
+
+    outcome = run(job, cancel=cancelled(CancelReason.TIMEOUT))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.TIMEOUT, "JobTimeout")
+    assert "While it ended it raised OSError: connection is closed" in outcome.error.message
+
+
+def test_an_error_of_a_job_that_has_swallowed_such_an_interruption_is_its_own() -> None:
+    kept = []
+
+    async def strike() -> None:
+        raise JobTimeout("now")
+
+    async def job() -> None:
+        kept.append(asyncio.create_task(strike()))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE_S)
+        await asyncio.wait_for(asyncio.Event().wait(), 0)
+
+    outcome = run(job, cancel=cancelled(CancelReason.TIMEOUT))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "TimeoutError")
 
 
 def test_a_coroutine_that_cancels_itself_is_cancelled_and_not_interrupted() -> None:
