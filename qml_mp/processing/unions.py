@@ -12,7 +12,7 @@ import enum
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from qml_mp.processing.scalars import (
     Codec,
     Mistakable,
     UnusableAnnotation,
+    is_json,
     mismatch,
     named,
 )
@@ -92,6 +93,7 @@ class Union:
         self, members: Sequence[Member], *, has_none: bool, codec_of: Callable[[Any, str], Codec]
     ) -> None:
         self._members = members
+        self._others_first = sorted(members, key=lambda member: member.codec is ANYTHING)
         self._has_none = has_none
         self._codec_of = codec_of
         self._name = " or ".join([*(named(each.hint) for each in members), *(["None"] if has_none else [])])
@@ -123,7 +125,10 @@ class Union:
             return None
         problem: InvalidJob | None = None
         taken: list[tuple[Codec, JsonValue, Codec | None, Any]] = []
-        for member in self._members:
+        is_its_own = self._others_first[-1].codec is ANYTHING and is_json(value)
+        for member in self._members if is_its_own else self._others_first:
+            if taken and member.codec is ANYTHING and not is_its_own:
+                break  # it would "write" the very object, and "read" that
             try:
                 codec = self._codec(member, where)
                 stored = codec.encode(value, where)
@@ -137,8 +142,11 @@ class Union:
         if not taken:
             raise self._refusal(problem, value, where)
         codec, stored, reader, back = taken[0]
-        if reader is codec and not any(_is_kept(value, each[0].decode(each[1], where)) for each in taken):
-            return stored
+        with suppress(InvalidJob):
+            backs = [each[0].decode(each[1], where) for each in taken]
+            is_taken_so = reader is codec or _is_kept(backs[0], back)
+            if is_taken_so and not any(_is_kept(value, each) for each in backs):
+                return stored
         raise _mistakable(value, back, where)
 
     def _decode(self, value: Any, where: str) -> Any:
@@ -254,11 +262,10 @@ def _would_write(codec: Codec, back: Any, stored: Any) -> bool:
     """Whether the value that was read would be written just so; lists and mappings are not compared."""
     if isinstance(stored, list | dict):
         return True
-    try:
+    with suppress(InvalidJob):  # of a union inside
         again = codec.encode(back, "")
-    except InvalidJob:  # of a union inside
-        return False
-    return type(again) is type(stored) and again == stored
+        return type(again) is type(stored) and bool(again == stored)
+    return False
 
 
 def _is_kept(value: Any, back: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from uuid import UUID
 
 import pytest
@@ -115,6 +116,12 @@ class Named:
 
 Term = Leaf | Plus | Times
 leaves_made: list[int] = []
+
+
+class Problem(TypedDict):
+    """Of which nothing is looked at."""
+
+    error: str
 
 
 class Colour(StrEnum):
@@ -229,6 +236,15 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
         (Box(Box([DAY])), Box[Box[list[str]]] | Box[Box[list[date]]]),
         ({Box("2025-03-01")}, set[Box[date]] | set[Box[str]]),
         (frozenset({Box(1)}), frozenset[Box[float]] | frozenset[Box[int]]),
+        (Circle(2.0), Problem | Circle),
+        (Circle(2.0), Problem | Circle | None),
+        ([Circle(2.0)], Problem | list[Circle]),
+        (DAY, Problem | date),
+        ({"a"}, Problem | set[str]),
+        ((1, "a"), Problem | tuple[int, str]),
+        (Point(1, 2), Problem | Point),
+        (Colour.RED, Problem | Colour),
+        (Decimal(1), Any | Decimal),
     ],
     ids=str,
 )
@@ -243,6 +259,9 @@ def test_a_value_that_would_come_back_as_another_type_of_the_union_is_refused(
     ("value", "hint", "back"),
     [
         ((1, 2), list[int] | str, [1, 2]),
+        ((1, 2), Problem | list[int], [1, 2]),
+        ((1, 2), int | Any, (1, 2)),  # which JSON makes a list of
+        (OrderedDict(a=1), Problem | dict[str, int], {"a": 1}),
         (Path("a"), str | Path, "a"),
         ("a", Path | str, Path("a")),
         (bytearray(b"a"), bytes | str, b"a"),
@@ -345,6 +364,18 @@ def test_a_result_that_would_be_read_as_another_type_of_the_union_is_not_stored(
     with pytest.raises(
         ResultNotStored, match=r"The result.shapes\[0\] is of type Square, and would come back"
     ):
+        handle.wait(0)
+
+
+def test_a_result_that_would_be_read_as_the_typed_dict_of_the_union_is_not_stored(app: QmlApp) -> None:
+    @app.job()
+    def find() -> Problem | list[Circle]:
+        return [Circle(2.0)]
+
+    handle = find.enqueue()
+    finish(app, run(find.worker, claim_of(method="find")))
+
+    with pytest.raises(ResultNotStored, match=r"The result is of type list, and would come back"):
         handle.wait(0)
 
 
