@@ -169,7 +169,17 @@ def _bytes(value: Any, where: str) -> str:
 BYTES = Codec(_bytes, _as_text(bytes, "base64", repr, partial(a2b_base64, strict_mode=True)).decode)
 """By annotation alone: a text that stands for bytes looks as any other."""
 
-ANYTHING = Codec(lambda value, _: value, lambda value, _: value)
+
+def _copy(value: Any, where: str) -> Any:
+    """Lists and objects are the function's to change; the payload is read by others after it."""
+    if type(value) is list:
+        return [_copy(item, where) for item in value]
+    if type(value) is dict:
+        return {key: _copy(item, where) for key, item in value.items()}
+    return value
+
+
+ANYTHING = Codec(lambda value, _: value, _copy)
 """Where an annotation says nothing: the value is JSON already."""
 
 

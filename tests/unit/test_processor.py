@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -322,3 +323,23 @@ def test_middleware_and_hooks_that_would_not_run_are_refused() -> None:
             QmlApp(middleware=[wrong])  # type: ignore[list-item]
     with pytest.raises(ConfigurationError, match=r"on_state_change is .* plain function"):
         QmlApp(on_state_change=hook)  # type: ignore[arg-type]
+
+
+def test_what_a_job_changes_of_its_arguments_is_not_what_middleware_calls_it_with_again() -> None:
+    payload: JsonValue = {"rows": [{"cells": [1, 2]}], "more": {"a": [3]}}
+    given = list[Any]()
+
+    def again(job: Job, context: WorkerContext, call_next: Any) -> object:
+        call_next(job, context)
+        return call_next(job, context)
+
+    def drain(rows: list[dict[str, Any]], more: Any = None) -> None:
+        given.append(copy.deepcopy({"rows": rows, "more": more}))
+        rows[0]["cells"].clear()
+        more["a"].clear()
+
+    claim = claim_of(payload)
+    run(drain, claim, middleware=(again,))
+
+    assert given == [payload, payload]
+    assert claim.job.payload == {"rows": [{"cells": [1, 2]}], "more": {"a": [3]}}
