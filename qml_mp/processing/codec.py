@@ -261,6 +261,8 @@ def _array(kind: type, part: Any) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, _ARRAYS):
             raise mismatch(value, "a list, tuple or set", where)
+        if issubclass(kind, AbstractSet) and codec_of(part, where) is ANYTHING:  # tuples come back as lists
+            _collected(kind, [list(item) if isinstance(item, tuple) else item for item in value], where)
         items = [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
         return sorted(items, key=repr) if issubclass(kind, AbstractSet) else items  # the same of equal sets
 
@@ -281,7 +283,10 @@ def _collected(kind: type, items: list[Any], where: str) -> Any:
     try:
         return frozenset(items) if kind is frozenset else set(items)
     except TypeError as error:
-        raise InvalidJob(f"{where[:300]} cannot be a set: {error}") from None
+        raise InvalidJob(
+            f"{where[:300]} cannot be a set: {error}. In JSON tuples are lists; annotate what is in it, as "
+            "set[tuple[int, str]]."
+        ) from None
 
 
 def _mapping(args: tuple[Any, ...]) -> Codec:

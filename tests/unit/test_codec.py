@@ -185,6 +185,8 @@ class Framed(Measured):
         ({1, 2}, set[int]),
         (frozenset({Colour.RED}), frozenset[Colour]),
         ({3}, AbstractSet[int]),
+        ({3, "a"}, set),
+        ({(1, 2)}, set[tuple[int, int]]),
         ({"a": UUID(int=1)}, dict[str, UUID]),
         ({"a": 1}, Mapping[str, int]),
         ({"a": 1}, dict[Literal["a", "b"], int]),
@@ -259,6 +261,8 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         ({Odd.OTHER: 1, "a": 3}, dict[Odd, int]),
         (Address("a"), Positive),
         (object(), str | None),
+        ({(1, 2)}, set),
+        (frozenset({Point(1, 2)}), frozenset[Any] | None),
         (Twice.NUMBER, Twice),
     ],
 )
