@@ -128,6 +128,12 @@ def _with(hint: Any, given: _Given) -> Any:
     return hint[tuple(given.get(each, each) for each in wanted)] if given.keys() & set(wanted) else hint
 
 
+def parts_of(hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What they are made of, in order: `A | B` equals `B | A`, and does not read the same."""
+    args_of = ((hint, getattr(hint, "__args__", None)) for hint in hints)
+    return tuple(parts_of(args) if isinstance(args, tuple) else hint for hint, args in args_of)
+
+
 def is_typed_dict(kind: Any) -> bool:
     """Whether it is a `TypedDict`: one of typing_extensions too, which `typing` knows from Python 3.13 on."""
     return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__required_keys__")

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.annotations import given_and_lost, hints_of, is_typed_dict, unwrapped
+from qml_mp.processing.annotations import given_and_lost, hints_of, is_typed_dict, parts_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
 from qml_mp.processing.remade import are_made_fields_written, own_code, refusing_remade
@@ -149,12 +149,12 @@ def _codec_of_class(hint: Any, kind: type, args: tuple[Any, ...]) -> Codec | Non
 
 def _union(hints: tuple[Any, ...]) -> Union:
     try:
-        return _kept_union(hints)
+        return _kept_union(hints, parts_of(hints))
     except TypeError:  # what is in an `Annotated` has no hash
         return _new_union(hints)
 
 
-def _new_union(hints: tuple[Any, ...]) -> Union:
+def _new_union(hints: tuple[Any, ...], _parts: tuple[Any, ...] = ()) -> Union:
     others = [unwrapped(hint) for hint in hints if hint is not type(None)]
     members = [Member.of(hint, _codec_or_none(hint)) for hint in others]
     return Union(members, has_none=len(others) < len(hints), codec_of=codec_of)

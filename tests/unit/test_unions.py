@@ -353,6 +353,15 @@ def test_a_job_by_name_and_a_call_are_given_what_was_passed(app: QmlApp) -> None
             show.enqueue("2025-03-01")
 
 
+def test_unions_that_differ_by_their_order_alone_are_told_apart_within_another() -> None:
+    def shapes_back(shapes: list[Any], hint: object) -> object:
+        return from_json(to_json(shapes, hint, where="it"), hint, where="it")
+
+    for _ in range(2):
+        assert shapes_back([Square(2.0)], list[Square | Circle] | None) == [Square(2.0)]
+        assert shapes_back([Circle(2.0)], list[Circle | Square] | None) == [Circle(2.0)]
+
+
 def test_a_result_that_would_be_read_as_another_type_of_the_union_is_not_stored(app: QmlApp) -> None:
     @app.job()
     def draw() -> Drawing:
