@@ -51,7 +51,7 @@ class Returned:
             if codec is None:
                 raise
             try:
-                return EncodedJson.of(_written(codec, value), what=_WHERE)
+                return plain_result(_written(codec, value))  # with what is under Any in it
             except InvalidJob:
                 raise problem from None
 

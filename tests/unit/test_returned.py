@@ -97,6 +97,12 @@ class Upload:
 
 
 @dataclass
+class Picture:
+    data: bytes
+    details: dict[str, Any]
+
+
+@dataclass
 class Tally:
     words: int = field(init=False, default=0)
 
@@ -444,6 +450,12 @@ def test_a_function_may_keep_no_result(app: QmlApp) -> None:
 def test_whether_the_result_is_kept_is_true_or_false(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="result is 'no'; it must be True or False"):
         app.job(result="no")  # type: ignore[call-overload]  # what is tested
+
+
+def test_beside_bytes_what_is_under_any_is_stored_as_it_is_without_them() -> None:
+    value = Picture(b"abc", {"taken": date(2025, 3, 1)})
+
+    assert there_and_back(value, Picture) == Picture(b"abc", {"taken": "2025-03-01"})
 
 
 def test_bytes_are_stored_by_the_annotation_and_told_when_there_is_none(app: QmlApp) -> None:
