@@ -17,6 +17,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_boot_timeout, load_config, load_url, take_notify_socket, take_over_settings
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.parts.reload import NewCode
 from qml_mp.supervisor.probe import probe_app
@@ -50,7 +51,7 @@ def run_server(
     with load_url(flag=url_flag, code=facts.url).told() as url:
         storage = open_for_supervisor(url)
     source = preloaded(named, config)  # not before: the import may change the directory
-    _connect_once(storage.url)
+    _connect_once(storage)
     check_forkable(storage)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
     if url.startswith(MEMORY_URL):
@@ -77,11 +78,12 @@ def run_server(
     ).run()
 
 
-def _connect_once(url: str) -> None:
+def _connect_once(storage: Storage) -> None:
     """See that storage can be used, and make the schema when there is none, with the patience of a client:
     another starter may be making it at this moment."""
-    with closing(open_storage(url, application_name="qml-mp: start")) as storage:
-        storage.list_servers()
+    with closing(open_storage(storage.url, application_name="qml-mp: start")) as patient:
+        patient.list_servers()
+    storage.expect_schema()
 
 
 def _check_takes_over_code(config: ServerConfig) -> None:

@@ -55,6 +55,9 @@ class ProcessConnection(ABC):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._place: str | None = None
+        self._is_schema_expected = False
+        """Whether it was there. It stays: one that was dropped under us, or whose file was taken away, is
+        never made anew."""
         self.running: Operation | None = None
         """The operation that runs: one inside it would wait for the connection for ever. Written by its
         thread, which holds the lock as long."""
@@ -95,8 +98,9 @@ class ProcessConnection(ABC):
     @abstractmethod
     def schema_version(self) -> int: ...
 
-    def expect_schema(self) -> None:  # noqa: B027  # a file that was deleted is told by what it leaves
+    def expect_schema(self) -> None:
         """See `Storage.expect_schema`."""
+        self._is_schema_expected = True
 
     @abstractmethod
     def check_rights(self) -> None: ...

@@ -89,7 +89,8 @@ class Storage(
         return self._db.connection.schema_version()
 
     def expect_schema(self) -> None:
-        """Never make the schema of a PostgreSQL database: whoever started this process has found it there."""
+        """Never make the schema, nor an SQLite file, when it is first used: whoever started this process has
+        found it there. `migrate` still does."""
         self._db.connection.expect_schema()
 
     def check_schema(self) -> None:

@@ -258,6 +258,28 @@ def test_a_file_deleted_under_a_server_is_said_and_never_made_anew(
     assert list(disk.iterdir()) == []
 
 
+@pytest.mark.fault(44)
+def test_a_worker_that_comes_while_the_file_is_elsewhere_makes_none_and_goes_on_once_it_is_back(
+    server: MakeServer, storage: Storage, path: Path, tmp_path: Path, gate: Path
+) -> None:
+    one, running_id, next_id = busy(server("-v", "-w", "1", app=APP), storage, gate)
+    worker = one.worker_pids()[1]
+    storage.close()
+    path.rename(tmp_path / "aside.db")
+
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: "Cannot claim a job" in one.log(), what=one.log)  # said by the next one
+    was_made = path.exists()
+    (tmp_path / "aside.db").rename(path)
+    gate.touch()
+
+    assert not was_made
+    for job_id in (running_id, next_id):
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == (job_id == running_id)
+    assert one.stop() == 0
+    assert check(path) == "ok"
+
+
 @pytest.mark.fault(46)
 def test_jobs_that_open_the_database_file_do_not_damage_it(
     server: MakeServer, storage: Storage, path: Path

@@ -21,7 +21,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.sqlite import disk
-from qml_mp.storage.sqlite.opening import has_lost_its_log
+from qml_mp.storage.sqlite.users import has_lost_its_log
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import (

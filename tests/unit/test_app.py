@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from qml_mp.child.source import LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import AppImportError
 from qml_mp.loading import load_app
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
 
@@ -303,9 +305,13 @@ def test_the_url_is_looked_up_where_none_is_given(tmp_path: Path, monkeypatch: p
 def test_an_attached_app_enqueues_where_its_worker_takes_jobs_from(app: QmlApp, tmp_path: Path) -> None:
     app.enqueue("before")
 
+    url = f"sqlite:///{tmp_path}/other.db"
+    with closing(open_storage(url)) as of_the_server:
+        of_the_server.migrate()
+
     attach = app.program.attach
     assert attach is not None
-    attach(f"sqlite:///{tmp_path}/other.db")
+    attach(url)
     app.enqueue("after")
 
     assert [job.method for job in app.storage.list_jobs(JobFilter()).jobs] == ["after"]

@@ -57,9 +57,6 @@ class PostgresConnection(ProcessConnection):
         """Whose reply the link has to read."""
         self._is_checked = False
         """Whether the schema was seen to be the right one through this link."""
-        self._is_schema_expected = False
-        """Whether it was there. It stays: one that was dropped under us, as a restore begins, is never made
-        anew."""
         self._announcements = {told: notify(target.quoted_channel, told) for told in Told}
         self._announcement: Told | None = None
         """What is announced once the operation that runs is over."""
@@ -134,9 +131,6 @@ class PostgresConnection(ProcessConnection):
     def schema_version(self) -> int:
         with self.use("reading the schema's version", checked=False) as link:
             return self._version(link)
-
-    def expect_schema(self) -> None:
-        self._is_schema_expected = True
 
     def check_rights(self) -> None:
         with self.use("looking at this role's rights", checked=False) as link:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -19,22 +20,20 @@ from qml_mp.storage.migrate import pending
 from qml_mp.storage.sqlite.disk import LogOnDisk
 from qml_mp.storage.sqlite.errors import is_busy, moved, spoils_handle, translated
 from qml_mp.storage.sqlite.inherited import check_has_locks, is_open_here, leave_open
-from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
-    apply,
+    apply_pending,
+    check_log_has_its_file,
     check_writable,
     configure,
     connect,
     create_file,
-    has_lost_its_log,
     is_there,
-    log_of,
     open_descriptors,
-    roll_back,
     undo,
     version_of,
 )
 from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.sqlite.users import log_of
 from qml_mp.storage.waiting import StorageWait, WriteTurns, pause_before_next_try_s
 
 _T = TypeVar("_T")
@@ -141,11 +140,11 @@ class SqliteConnection(ProcessConnection):
             return str(self._file)
 
     def schema_version(self) -> int:
-        """Writes nothing and creates no file. A file that was open here and is gone has no version 0: nobody
-        is to make it anew."""
-        if self._file is not None and identity_of_file(self.path) != self._file:
-            raise moved(self.path)
-        return self._apart(version_of) if is_there(self.path) else 0
+        """Writes nothing and creates no file. A file that was there and is gone has no version 0: nobody is
+        to make it anew."""
+        self._check_not_moved()
+        check_log_has_its_file(self.path)
+        return self._apart(self._version) if is_there(self.path) else 0
 
     def check_rights(self) -> None:
         check_writable(self.path)
@@ -271,19 +270,16 @@ class SqliteConnection(ProcessConnection):
 
     def _connect(self) -> sqlite3.Connection:
         self._disk.check_not_lost()
-        if has_lost_its_log(self.path):
-            raise moved(self.path)
         return connect(self.path, busy_timeout_s=self._busy_timeout_s)
 
     def _open(self) -> sqlite3.Connection:
-        if self._file is None:
+        self._check_not_moved()
+        if not self._is_schema_expected:
             create_file(self.path)
-        elif identity_of_file(self.path) != self._file:
-            raise moved(self.path)
         before = open_descriptors()
         connection = self._connect()
         try:
-            found = version_of(connection)
+            found = self._version(connection)
             if found:
                 check_has_locks(connection.cursor(), self.path)
                 self.check_found(found)
@@ -295,26 +291,28 @@ class SqliteConnection(ProcessConnection):
         except BaseException:
             connection.close()
             raise
-        self._file = identity_of_file(self.path)
+        self._file, self._is_schema_expected = identity_of_file(self.path), True
         return connection
+
+    def _check_not_moved(self) -> None:
+        if self._file not in (None, identity_of_file(self.path)):
+            raise moved(self.path)
+        if self._is_schema_expected and not is_there(self.path):
+            raise moved(self.path)
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        found = version_of(connection)
+        if not found and self._is_schema_expected:
+            raise moved(self.path)
+        return found
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:
         pending(MIGRATIONS, found=version_of(connection), where=self.where())  # a newer one: no write
         check_has_locks(connection.cursor(), self.path)
         self._until_not_busy(lambda: configure(connection, self.path))
         connection.execute("PRAGMA busy_timeout = 0")
-        connection.execute("PRAGMA synchronous = FULL")  # its log may not be open yet
+        begin = partial(self._until_not_busy, lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
-            self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-            # Read again under the lock: of several starters the first migrates and the rest find it done.
-            missing = pending(MIGRATIONS, found=version_of(connection), where=self.where())
-            for migration in missing:
-                apply(connection, migration, now_us=to_us(self.clock.now()))
-            connection.execute("COMMIT")
-        except BaseException:
-            roll_back(connection)
-            raise
+            return apply_pending(connection, MIGRATIONS, begin=begin, where=self.where(), clock=self.clock)
         finally:
-            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(self._patience)
-        return [migration.version for migration in missing]

@@ -22,9 +22,10 @@ from qml_mp.storage.sqlite.inherited import check_has_locks
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.mounts import caveats_of
-from qml_mp.storage.sqlite.opening import is_writing, roll_back_to
+from qml_mp.storage.sqlite.opening import roll_back_to
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
+from qml_mp.storage.sqlite.users import is_writing
 from qml_mp.storage.sqlite.waker import AnyCommitWaker, open_waker
 from qml_mp.storage.storable import NewRow, microseconds
 from qml_mp.storage.waiting import EndedWaker, Waker

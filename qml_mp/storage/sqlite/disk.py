@@ -16,11 +16,8 @@ import sqlite3
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.host import FileIdentity, identity_of_file
 from qml_mp.storage.sqlite.inherited import leave_open
-from qml_mp.storage.sqlite.opening import (
-    close_without_index,
-    index_of,
-    open_descriptors,
-)
+from qml_mp.storage.sqlite.opening import close_without_index, open_descriptors
+from qml_mp.storage.sqlite.users import index_of
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 

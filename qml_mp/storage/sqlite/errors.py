@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
-from qml_mp.storage.sqlite.opening import is_writing, stopped_writer
+from qml_mp.storage.sqlite.users import is_writing, stopped_writer
 
 _PRIMARY_CODE = 0xFF  # the upper bits say more than the texts below need
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from qml_mp.errors import ConfigurationError, SchemaMismatch, shown_type
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import is_busy
-from qml_mp.storage.sqlite.opening import roll_back_to
+from qml_mp.storage.sqlite.opening import check_log_has_its_file, roll_back_to
 from qml_mp.storage.sqlite.schema import HAS_VERSIONS, TAKE_WRITE_LOCK, VERSION
 
 _T = TypeVar("_T")
@@ -36,6 +36,7 @@ def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
             f"The connection belongs to {''.join(names) or 'a database without a file'}; "
             f"this app's storage is {own.where()}. Use a connection to that file."
         )
+    check_log_has_its_file(own.path)  # the connection has made an empty one, perhaps, and read nothing yet
     if not connection.in_transaction and _commits_by_itself(connection):
         raise ConfigurationError(
             "The connection has no open transaction and commits each statement by itself; "
@@ -67,6 +68,7 @@ def check_schema_through(cursor: sqlite3.Cursor, own: SqliteConnection) -> None:
                 f"The open transaction sees no schema of qml-mp in {own.where()}. "
                 "Run `qml-mp migrate` once (or app.storage.migrate()), before the transaction begins."
             )
+        own.schema_version()  # raises where it was there, and is gone
         own.migrate()
     own.check_found(cursor.execute(VERSION).fetchone()[0] or 0)
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from qml_mp.errors import StorageError
 from qml_mp.host import identity_of_file
 from qml_mp.storage.connection import fork_guard
-from qml_mp.storage.sqlite.opening import READER_BYTE, covering
+from qml_mp.storage.sqlite.users import READER_BYTE, covering
 
 _DELETED = " (deleted)"
 _INDEX = "-shm"

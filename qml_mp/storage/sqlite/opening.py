@@ -5,30 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from pathlib import Path
 from urllib.parse import quote
 
+from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
-from qml_mp.host import identity_of_file, is_stopped
 from qml_mp.standard_streams import is_open, occupy_standard_streams
-from qml_mp.storage.migrate import Migration, no_version
-from qml_mp.storage.sqlite.mounts import check_has_its_folder, device_of
+from qml_mp.storage.migrate import Migration, no_version, pending
+from qml_mp.storage.sqlite.errors import moved
+from qml_mp.storage.sqlite.instants import to_us
+from qml_mp.storage.sqlite.mounts import check_has_its_folder
 from qml_mp.storage.sqlite.schema import ADD_VERSION, HAS_VERSIONS, VERSION
+from qml_mp.storage.sqlite.users import has_lost_its_log, index_of, is_in_use, log_of
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
-_LOCKS = Path("/proc/locks")
-_WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
-_USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
-READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
-_LOOKS, _LOOK_EVERY_S = 20, 0.01
 
 
 def create_file(path: str) -> None:
-    """Make an empty file for its owner alone, unless there is one; a file that is there keeps its mode."""
+    """Make an empty file for its owner alone, unless there is one; a file that is there keeps its mode.
+    Raises what `check_log_has_its_file` does."""
+    check_log_has_its_file(path)
     try:
         # With its mode before SQLite opens it; the -wal and -shm files take after it.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -36,6 +34,27 @@ def create_file(path: str) -> None:
         pass
     except OSError as error:
         raise _not_created(path, error.errno) from error
+
+
+def check_log_has_its_file(path: str) -> None:
+    """Raise `StorageUnreachable` where the file is gone, or empty, and its log is not, or is in use.
+
+    SQLite takes what lies beside an empty file for left over: it deletes the log, and whoever puts the file
+    back has it without all that was committed last. Those who have the file open would share the index of
+    their log with the new one.
+    """
+    if _size_of(path):
+        return
+    has_log, has_users = bool(_size_of(log_of(path))), is_in_use(path)
+    if not (has_log or has_users) or _size_of(path):  # whoever makes it has made it before its log
+        return
+    if has_users:
+        raise moved(path)
+    raise StorageUnreachable(
+        f"The SQLite file {path} is gone, or empty, and its log {log_of(path)}, with what was committed "
+        "last, is still there. Nothing was written; put the file back, or delete what has its name with -wal "
+        "and -shm behind it if a new one is wanted."
+    )
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
@@ -106,13 +125,17 @@ def check_writable(path: str) -> None:
 
 
 def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
-    """A connection to a file that is there; it makes none."""
+    """A connection to a file that is there; it makes none. Raises `StorageUnreachable` where the file or its
+    log was taken away from those who use it."""
     if sqlite3.sqlite_version_info < _NEEDED_SQLITE:
         raise ConfigurationError(
             f"This Python has SQLite {sqlite3.sqlite_version}; qml-mp needs 3.35 or newer. "
             "Use a newer Python, or PostgreSQL."
         )
     check_has_its_folder(path)
+    check_log_has_its_file(path)
+    if has_lost_its_log(path):
+        raise moved(path)
     occupy_standard_streams()
     connection = sqlite3.connect(
         _uri_of(path, mode="rw"),
@@ -154,11 +177,32 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def apply(connection: sqlite3.Connection, migration: Migration, *, now_us: int) -> None:
-    """Bring the schema to the version, in the transaction that is open."""
-    for statement in migration.sql.split(";\n"):
-        connection.execute(statement)
-    connection.execute(ADD_VERSION, {"version": migration.version, "now": now_us})
+def apply_pending(
+    connection: sqlite3.Connection,
+    migrations: Sequence[Migration],
+    *,
+    begin: Callable[[], object],
+    where: str,
+    clock: Clock,
+) -> list[int]:
+    """Bring the schema up, in a transaction that `begin` opens with the write lock; the versions applied."""
+    connection.execute("PRAGMA synchronous = FULL")  # its log may not be open yet
+    try:
+        begin()
+        # Read again under the lock: of several starters the first migrates and the rest find it done.
+        missing = pending(migrations, found=version_of(connection), where=where)
+        for migration in missing:
+            for statement in migration.sql.split(";\n"):
+                connection.execute(statement)
+            values = {"version": migration.version, "now": to_us(clock.now())}
+            connection.execute(ADD_VERSION, values)
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")
+    return [migration.version for migration in missing]
 
 
 def open_descriptors() -> frozenset[int]:
@@ -168,48 +212,6 @@ def open_descriptors() -> frozenset[int]:
     except OSError:
         return frozenset()  # not one is left for the listing
     return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
-
-
-def log_of(path: str) -> str:
-    """The write-ahead log, which lies beside the file that a symbolic link leads to."""
-    return f"{os.path.realpath(path)}-wal"
-
-
-def index_of(path: str) -> str:
-    """What all who have the file open share of its log: where in it the newest of each page is."""
-    return f"{os.path.realpath(path)}-shm"
-
-
-def is_writing(path: str) -> bool:
-    """Whether a connection of this process has a transaction that writes; False where it is not told.
-
-    SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
-    """
-    return ("WRITE", str(os.getpid())) in _locks(index_of(path), _WRITER_BYTE)
-
-
-def stopped_writer(path: str) -> str | None:
-    """The pid of a process that is stopped in the middle of a write: nobody else writes until it goes on."""
-    writers = (pid for kind, pid in _locks(index_of(path), _WRITER_BYTE) if kind == "WRITE")
-    return next((pid for pid in writers if is_stopped(int(pid))), None)
-
-
-def has_lost_its_log(path: str) -> bool:
-    """Whether the log or its index was deleted under a connection of some process; False where that is not
-    told.
-
-    The index of the log, which all share, stays that of the deleted one. Whoever opened the file now would
-    make a new log, take its zeros for what the index says, and write them into the file in the end. And of
-    two processes with an index each, neither knows what the other one has added to the log.
-    """
-    suspects = _without_it(path)
-    for _ in range(_LOOKS):
-        if not suspects:
-            return False
-        time.sleep(_LOOK_EVERY_S)  # who is about to open or to close the file is one of them for a moment
-        suspects &= _without_it(path)
-    files = map(_names_of_open_files, suspects)
-    return any(not names or any("-shm" in name for name in names) for names in files)  # some index it has
 
 
 def close_without_index(connection: sqlite3.Connection, path: str) -> None:
@@ -243,17 +245,11 @@ def _path_of(connection: sqlite3.Connection) -> str:
     return path
 
 
-def _without_it(path: str) -> set[str]:
-    """The processes that read the file and do not seem to have the log and the index that are beside it."""
-    log = log_of(path)
-    is_in_use, has_log = any(_locks(index_of(path), _USER_BYTE)), os.path.exists(log)
-    if is_in_use and has_log:
-        return set()
-    # Twice: a long list comes in pages, and what is unlocked between two of them hides another lock.
-    readers = {pid for _ in range(2) for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
-    if not is_in_use and not has_log:  # they were deleted together, or none has them yet
-        readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
-    return readers
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _uri_of(path: str, *, mode: str) -> str:
@@ -275,41 +271,6 @@ def _not_created(path: str, code: int | None) -> StorageUnreachable:
         f"The SQLite file {path} cannot be created: {os.strerror(code or 0)}. "
         "See that this user may write to its folder and that its disk has room."
     )
-
-
-def _names_of_open_files(pid: str) -> set[str]:
-    """Those of a process, with a mark behind what is deleted; none where this user may not look."""
-    names = set()
-    with suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                names.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-    return names
-
-
-def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
-    """Kind and process of the locks on one byte of a file, of those processes that can be seen from here."""
-    file = identity_of_file(path)
-    if file is None:
-        return
-    try:
-        lines = _LOCKS.read_text().splitlines()
-    except OSError:
-        return
-    on_any = [each for each in covering(lines, byte) if each[2].rpartition(":")[2] == str(file[1])]
-    device = device_of(path) if on_any else None  # files of several file systems have the same number
-    for kind, pid, locked in on_any:
-        major, minor, _ = locked.split(":")
-        if device is None or device == (int(major, 16), int(minor, 16)):
-            yield kind, pid
-
-
-def covering(lines: Iterable[str], byte: int) -> Iterator[tuple[str, str, str]]:
-    """Kind, process and file of the locks that cover the byte, of those that the kernel shows."""
-    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
-    for *_, kind, pid, locked, first, last in (line.split() for line in lines):
-        if int(first) <= byte and (last == "EOF" or byte <= int(last)):
-            yield kind, pid, locked
 
 
 def _any_text(raw: bytes) -> str:

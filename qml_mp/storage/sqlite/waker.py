@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.connection import SqliteConnection
-from qml_mp.storage.sqlite.opening import log_of
 from qml_mp.storage.sqlite.queries.jobs import MOST_COUNTED, RUNNABLE
+from qml_mp.storage.sqlite.users import log_of
 from qml_mp.storage.waiting import MANY_JOBS, WakeUp
 
 _IN_MODIFY = 0x002

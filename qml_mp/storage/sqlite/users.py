@@ -1,0 +1,114 @@
+"""Every process: the log beside an SQLite file, and who has them open, as the kernel shows their locks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from qml_mp.host import identity_of_file, is_stopped
+from qml_mp.storage.sqlite.mounts import device_of
+
+_LOCKS = Path("/proc/locks")
+_WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
+_USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
+READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
+_LOOKS, _LOOK_EVERY_S = 20, 0.01
+
+
+def log_of(path: str) -> str:
+    """The write-ahead log, which lies beside the file that a symbolic link leads to."""
+    return f"{os.path.realpath(path)}-wal"
+
+
+def index_of(path: str) -> str:
+    """What all who have the file open share of its log: where in it the newest of each page is."""
+    return f"{os.path.realpath(path)}-shm"
+
+
+def is_writing(path: str) -> bool:
+    """Whether a connection of this process has a transaction that writes; False where it is not told.
+
+    SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
+    """
+    return ("WRITE", str(os.getpid())) in _locks(index_of(path), _WRITER_BYTE)
+
+
+def stopped_writer(path: str) -> str | None:
+    """The pid of a process that is stopped in the middle of a write: nobody else writes until it goes on."""
+    writers = (pid for kind, pid in _locks(index_of(path), _WRITER_BYTE) if kind == "WRITE")
+    return next((pid for pid in writers if is_stopped(int(pid))), None)
+
+
+def is_in_use(path: str) -> bool:
+    """Whether somebody has the log that is beside the file open, also where the file itself is gone; False
+    where it is not told."""
+    return any(_locks(index_of(path), _USER_BYTE))
+
+
+def has_lost_its_log(path: str) -> bool:
+    """Whether the log or its index was deleted under a connection of some process; False where that is not
+    told.
+
+    The index of the log, which all share, stays that of the deleted one. Whoever opened the file now would
+    make a new log, take its zeros for what the index says, and write them into the file in the end. And of
+    two processes with an index each, neither knows what the other one has added to the log.
+    """
+    suspects = _without_it(path)
+    for _ in range(_LOOKS):
+        if not suspects:
+            return False
+        time.sleep(_LOOK_EVERY_S)  # who is about to open or to close the file is one of them for a moment
+        suspects &= _without_it(path)
+    files = map(_names_of_open_files, suspects)
+    return any(not names or any("-shm" in name for name in names) for names in files)  # some index it has
+
+
+def _without_it(path: str) -> set[str]:
+    """The processes that read the file and do not seem to have the log and the index that are beside it."""
+    log = log_of(path)
+    has_users, has_log = is_in_use(path), os.path.exists(log)
+    if has_users and has_log:
+        return set()
+    # Twice: a long list comes in pages, and what is unlocked between two of them hides another lock.
+    readers = {pid for _ in range(2) for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
+    if not has_users and not has_log:  # they were deleted together, or none has them yet
+        readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
+    return readers
+
+
+def _names_of_open_files(pid: str) -> set[str]:
+    """Those of a process, with a mark behind what is deleted; none where this user may not look."""
+    names = set()
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                names.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return names
+
+
+def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
+    """Kind and process of the locks on one byte of a file, of those processes that can be seen from here."""
+    file = identity_of_file(path)
+    if file is None:
+        return
+    try:
+        lines = _LOCKS.read_text().splitlines()
+    except OSError:
+        return
+    on_any = [each for each in covering(lines, byte) if each[2].rpartition(":")[2] == str(file[1])]
+    device = device_of(path) if on_any else None  # files of several file systems have the same number
+    for kind, pid, locked in on_any:
+        major, minor, _ = locked.split(":")
+        if device is None or device == (int(major, 16), int(minor, 16)):
+            yield kind, pid
+
+
+def covering(lines: Iterable[str], byte: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, process and file of the locks that cover the byte, of those that the kernel shows."""
+    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
+    for *_, kind, pid, locked, first, last in (line.split() for line in lines):
+        if int(first) <= byte and (last == "EOF" or byte <= int(last)):
+            yield kind, pid, locked
