@@ -27,9 +27,17 @@ def enqueue_follow_ups(
     finished: _Finished,
     held: Collection[ClaimKey],
     retention: Retention,
+    *,
+    freed: bool,
 ) -> None:
-    """Of those that end successes of claims that are held."""
-    jobs = [job for key, job in _follow_ups(finished) if key in held]
+    """Of those that end successes of claims that are held: the ones whose key the very jobs have that end so,
+    or (not `freed`) all others.
+
+    The others before any outcome is written. A new job waits at its key for whoever has ended the job that
+    has it and not committed yet; so who waits must not have ended one himself, at whose key others wait.
+    """
+    keys = {claim.job.unique_key for claim, _ in finished if claim.key in held} - {None}
+    jobs = [job for key, job in _follow_ups(finished) if key in held and (job.unique_key in keys) is freed]
     if jobs:
         rows = [new_row(job) for job in jobs]
         insert_unique(queries, transaction, rows, wishes_of(jobs), retention=retention)

@@ -97,9 +97,8 @@ class Writing:
         them, and so are those of successes after which other jobs follow, because these depend on whether the
         claim holds. With them all, so that all are locked in one order.
         """
-        claims = self._db.queries.claims
+        claims, jobs = self._db.queries.claims, self._db.queries.jobs
         asked: Mapping[ClaimKey, Row] = {}
-        jobs = self._db.queries.jobs
         if self._has_extras:
             keep_their_keys(jobs, transaction, self._finished)
         if not self.is_of_successes:
@@ -110,6 +109,7 @@ class Writing:
                 for claim, _ in self._finished
                 if (fence := (claim.job.id, claim.job.claim_seq, claim.worker_id)) in held
             }
+            enqueue_follow_ups(jobs, transaction, self._finished, asked, self._retention, freed=False)
             self._note_progress(transaction, asked)
             for claim, outcome in self._finished:
                 if claim.key in asked and not isinstance(outcome, Success):
@@ -120,7 +120,7 @@ class Writing:
         if self.rows:
             self.sent_by(transaction.run_each(succeed or claims.succeed, self.rows, self.values))
         if self._has_extras:
-            enqueue_follow_ups(jobs, transaction, self._finished, asked, self._retention)
+            enqueue_follow_ups(jobs, transaction, self._finished, asked, self._retention, freed=True)
 
     def _note_progress(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
         said = {

@@ -156,6 +156,29 @@ def test_a_job_that_follows_itself_and_one_that_replaces_it_do_not_wait_for_each
         assert [each.accepted for each in done.result().finished] == [True]
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_job_that_is_followed_by_another_keeps_nobody_waiting_at_its_own_key(
+    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any]
+) -> None:
+    storage.enqueue(Job.new("work", unique_key="x"))
+    [claim] = storage.exchange((), fetch=fetch(), limit=1, retention=KEEP).claims
+    again = next_job(unique_key="x")
+    producer = connect()
+    with ThreadPoolExecutor(1) as thread, closing(open_patiently(url)) as worker:
+        first = next_job(unique_key="k")
+        storage.enqueue_in(producer, [first])  # has the key until its commit
+        outcomes = [(claim, followed_by(next_job(unique_key="k"), again))]
+        done = thread.submit(worker.exchange, outcomes, fetch=None, limit=0, retention=KEEP)
+        while not raw.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            pass
+        stands = storage.enqueue_in(producer, [next_job(unique_key="x")])
+        producer.commit()
+
+        assert [each.accepted for each in done.result().finished] == [True]
+    assert stands == [claim.job.id]
+    assert {job.id for job in following(storage)} == {first.id, again.id}
+
+
 @pytest.mark.parametrize("place", ["before they are enqueued", "committed"])
 def test_a_process_that_is_killed_leaves_the_success_with_them_or_neither(
     url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, place: str
