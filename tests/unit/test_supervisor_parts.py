@@ -20,7 +20,7 @@ from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.clock import Clock
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
-from qml_mp.core.job import ClaimKey, new_job_id
+from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, StorageUnavailable
@@ -35,7 +35,9 @@ from qml_mp.processing.middleware import StateChange
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Finished
+from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.limits import Pusher
@@ -345,6 +347,26 @@ def test_a_thread_that_begins_once_workers_were_ready_keeps_others_from_followin
     assert told == ["WARNING", "ERROR", "ERROR"]  # of workers, of the guardian, and that it lasts
     assert "thread 4" in str(run.pool.boots.error)  # when it was taken to last: told then, and not again
     os.close(reading)
+
+
+def test_a_burst_ends_where_what_it_leaves_takes_too_long_to_be_counted(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take_too_long(*_: object, **__: object) -> None:
+        raise StorageUnavailable("canceling statement due to statement timeout")
+
+    run = run_of(0)
+    with closing(open_storage("memory://")) as storage:
+        storage.enqueue(Job.new("unserved"))
+        monkeypatch.setattr(storage, "later_work", take_too_long)
+
+        BurstLoop(run, settling=SettleLoop(run), wait=timedelta()).tick(storage)
+
+    assert run.stop.has_begun
+    assert "Left: 1 job, as this server has no worker (-w)" in caplog.messages
+    assert (
+        "Left: what else cannot be counted (canceling statement due to statement timeout)" in caplog.messages
+    )
 
 
 def test_new_code_that_cannot_be_looked_at_because_of_a_thread_is_told_and_ends_no_server(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
+from qml_mp.errors import StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
@@ -39,7 +40,7 @@ class BurstLoop(Loop):
         says = self._run.registration.says
         if self._run.pool.size and self._has_work(storage, says):  # without workers there is none
             return
-        left = list(_what_is_left(storage, self._run))
+        left = list(_all_that_is_left(storage, self._run))
         for line in left:
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
@@ -74,6 +75,15 @@ class BurstLoop(Loop):
                 "Waiting for what comes in time: %s due later, the next in %s", _jobs(later.count), next_in
             )
         return True
+
+
+def _all_that_is_left(storage: Storage, run: Run) -> Iterator[str]:
+    """All of it is counted, whoever's it is. Where there are millions that takes longer than a statement of
+    the supervisor may: it ends all the same."""
+    try:
+        yield from _what_is_left(storage, run)
+    except StorageError as error:
+        yield f"what else cannot be counted ({error})"
 
 
 def _what_is_left(storage: Storage, run: Run) -> Iterator[str]:
