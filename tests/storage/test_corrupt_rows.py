@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from qml_mp.core.outcome import Failure
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import Failure, Retry
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
@@ -19,7 +22,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw, driver_connection, raw_tables
-from tests.storage.helpers import KEEP, NO, fetch, present
+from tests.storage.helpers import HOUR, KEEP, NO, claim_new, fetch, present
 from tests.unit.processor_case import processor_of
 
 UNREADABLE = {
@@ -270,3 +273,49 @@ def sqlite_with(tmp_path: Path) -> Iterator[tuple[Storage, Raw]]:
         storage.migrate()
         with closing(raw_tables(url, partial(driver_connection, url))) as raw:
             yield storage, raw
+
+
+BEFORE_ALL_TIME = [pytest.param(-62_167_219_200_000_000, id="year 0"), pytest.param(-(2**63), id="smallest")]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # PostgreSQL's tables refuse it
+@pytest.mark.parametrize("instant", BEFORE_ALL_TIME)
+def test_a_job_due_before_all_time_holds_up_no_other(storage: Storage, raw: Raw, instant: int) -> None:
+    odd, *others = (storage.enqueue(Job.new("work", at=storage.now() + HOUR)) for _ in range(3))
+    raw.age("jobs", "run_at", 2 * HOUR)
+    raw.run("UPDATE {jobs} SET run_at = ? WHERE id = ?", instant, odd)
+
+    promoted = storage.promote_due(limit=10)
+
+    assert promoted.count == 3
+    assert {present(storage, each).state_name for each in (odd, *others)} == {StateName.ENQUEUED}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("instant", BEFORE_ALL_TIME)
+def test_a_template_due_before_all_time_holds_up_no_other(storage: Storage, raw: Raw, instant: int) -> None:
+    for name in ("odd", "other"):
+        template = RecurringJob.new(name, "0 9 * * *", "work")
+        storage.upsert_recurring_job(replace(template, next_run_at=storage.now() - HOUR))
+    raw.run("UPDATE {recurring_jobs} SET next_run_at = ? WHERE id = 'odd'", instant)
+
+    fired = [storage.fire_due_recurring() for _ in range(2)]
+
+    assert [job.metadata["recurring_id"] for job in fired[0].jobs] == ["other"]
+    assert fired[1].jobs == ()
+    assert fired[1].next_due_in != timedelta()
+
+
+@pytest.mark.fault(88)
+def test_a_retry_that_began_after_all_time_is_due_at_once_once_the_clock_was_set_back(
+    storage: Storage, raw: Raw
+) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Retry(error=NO, delay=HOUR), retention=KEEP)
+    raw.run("UPDATE {jobs} SET enqueued_at = ?", 2**62 if raw.is_sqlite else "infinity")
+
+    hastened = [storage.hasten_jobs_from_the_future() for _ in range(2)]
+
+    assert hastened == [1, 0]
+    assert storage.promote_due(limit=10).count == 1
+    assert present(storage, claim).state_name is StateName.ENQUEUED

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+FIRST_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+"""The first instant that Python can hold. What is before it is no instant, and yet due."""
 
 
 def to_us(instant: datetime) -> int:

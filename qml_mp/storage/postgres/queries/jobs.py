@@ -100,7 +100,12 @@ _EARLY_FIRING: Final = f"""
     recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
     AND state = 'scheduled' AND fire_at IS NOT NULL AND {_FROM_THE_FUTURE}
 """
-_SOONER: Final = "run_at = run_at - (enqueued_at - clock_timestamp()), enqueued_at = clock_timestamp()"
+# An instant after all time, which another program has written, leaves no delay. PostgreSQL subtracts no
+# infinite one before version 17, and from then on the table refuses what comes of it.
+_SOONER: Final = """
+    run_at = clock_timestamp() + greatest(run_at - least(enqueued_at, '9999-12-30Z'), interval '0'),
+    enqueued_at = clock_timestamp()
+"""
 
 JOBS: Final = JobQueries(
     holders="""

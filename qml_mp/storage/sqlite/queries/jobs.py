@@ -7,6 +7,7 @@ from typing import Final
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.job_rows import released_columns
 from qml_mp.storage.queries import JobQueries
+from qml_mp.storage.sqlite.instants import FIRST_US
 from qml_mp.storage.sqlite.queries.common import ANY_LIMIT, ENDED
 
 INSERT: Final = """
@@ -62,7 +63,8 @@ _EARLY_FIRING: Final = """
     WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
       AND state = 'scheduled' AND fire_at IS NOT NULL AND enqueued_at > :now
 """
-_SOONER: Final = "run_at = run_at - (enqueued_at - :now), enqueued_at = :now"
+# An instant after all time, which another program has written, leaves no delay.
+_SOONER: Final = "run_at = :now + max(run_at - enqueued_at, 0), enqueued_at = :now"
 
 JOBS: Final = JobQueries(
     holders="""
@@ -108,8 +110,8 @@ JOBS: Final = JobQueries(
           AND COALESCE(server_id, '') NOT IN (SELECT value FROM json_each(:spared))
         ORDER BY started_at, id
     """,
-    next_due="""
-        SELECT min(run_at) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
+    next_due=f"""
+        SELECT max(min(run_at), {FIRST_US}) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
         WHERE state IN ('scheduled', 'awaiting_retry')
     """,
     # Limited so that one tick holds the lock for a bounded time. Changes of many jobs ask for the reason.

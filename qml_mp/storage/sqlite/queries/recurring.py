@@ -6,6 +6,7 @@ from typing import Final
 
 from qml_mp.storage.recurring_queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
+from qml_mp.storage.sqlite.instants import FIRST_US
 from qml_mp.storage.sqlite.queries.common import KNOWN
 
 _TEMPLATE: Final = f"""
@@ -80,9 +81,9 @@ RECURRING: Final = RecurringQueries(
         WHERE id = :id
     """,
     next_firing=f"""
-        SELECT min(due_at) FILTER (
-                   WHERE {_HERE} AND id NOT IN (SELECT value FROM json_each(:refused))) AS due_at,
-               min(due_at) AS first_at,
+        SELECT max({FIRST_US}, min(due_at) FILTER (
+                   WHERE {_HERE} AND id NOT IN (SELECT value FROM json_each(:refused)))) AS due_at,
+               max({FIRST_US}, min(due_at)) AS first_at,
                count(waiting_for) FILTER (WHERE {_HERE}) AS waiting, :now AS now
         FROM (
             SELECT id, method, tz, waiting_for,
