@@ -197,6 +197,7 @@ def _fetch(arguments: WorkerArguments, program: Program) -> Fetch:
         queues=tuple(arguments.config.queues),
         registered=True,
         methods=program.registry.methods(),
+        retention=Retention.of(arguments.config),
     )
 
 

@@ -18,7 +18,7 @@ from qml_mp.storage.passing_over import fail_unclaimable, without_odd_ids
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.rows import Columns
 from qml_mp.storage.runs import Run, run_of
-from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
+from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
 
 _MOST_PASSED = 100
 """Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
@@ -136,11 +136,10 @@ class JobLocker(Part):
         retention: Retention,
         check: Callable[[], None] | None,
     ) -> Exchanged:
-        claims = self._db.queries.claims
         writing = Writing(self._db, finished, retention)
         if fetch is None or limit < 1:
             self._run = None
-            writing.commit(FINISHING, claims.succeed_and_tell, check=check)
+            writing.commit(FINISHING, self._db.queries.claims.succeed_and_tell, check=check)
             return Exchanged(finished=writing.finished(), claims=())
         if self._is_limited:
             self._run = None
@@ -225,7 +224,7 @@ class JobLocker(Part):
             return ()
         for _ in range(_MOST_PASSED):
             found = self._claim_what_can_be(fetch, limit, ended)
-            claims = without_odd_ids(found, partial(self.finish, retention=BY_DEFAULT))
+            claims = without_odd_ids(found, partial(self.finish, retention=fetch.retention))
             if claims or not found:
                 return claims
         return ()
@@ -249,9 +248,10 @@ class JobLocker(Part):
                 if not self._db.refuses_values(error):
                     raise
                 if limited is None:
-                    fail_unclaimable(self._db, take, wanted)
+                    fail_unclaimable(self._db, take, wanted, fetch.retention)
                 else:
-                    fail_unclaimable(self._db, self._db.queries.claims.of_kinds, limited.taking)
+                    of_kinds = self._db.queries.claims.of_kinds
+                    fail_unclaimable(self._db, of_kinds, limited.taking, fetch.retention)
         return ()
 
     def _claim_under_limits(

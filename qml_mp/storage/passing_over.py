@@ -17,12 +17,12 @@ from qml_mp.storage.database import Database, Values
 from qml_mp.storage.queries import TakeQueries
 from qml_mp.storage.row_change import unclaimable
 from qml_mp.storage.rows import text_of
-from qml_mp.storage.values import BY_DEFAULT
+from qml_mp.storage.values import Retention
 
 logger = logging.getLogger(__name__)
 
 
-def fail_unclaimable(db: Database, take: TakeQueries, wanted: Values) -> None:
+def fail_unclaimable(db: Database, take: TakeQueries, wanted: Values, retention: Retention) -> None:
     """Set Failed those of the best jobs that are proved to be ones that cannot be claimed. Another worker may
     have done so meanwhile: the best jobs are then others, and stay as they are."""
     queries = db.queries
@@ -34,7 +34,7 @@ def fail_unclaimable(db: Database, take: TakeQueries, wanted: Values) -> None:
                 problem = failed[job_id] = unclaimable(refusal)
                 [row] = transaction.run(queries.jobs.get, {"id": job_id}).rows()
                 key = failure_key(text_of(row["method"]), problem.type, None)
-                change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
+                change = {"id": job_id, "ttl": retention.failed_ttl}
                 error = {"type": problem.type, "message": problem.message, "key": key}
                 transaction.run(queries.claims.fail_unclaimable, change | error)
         if failed:

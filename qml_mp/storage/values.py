@@ -16,22 +16,6 @@ from qml_mp.units import check_longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetch:
-    """Who asks for a job, and from which queues (empty: all)."""
-
-    worker_id: str
-    server_id: str
-    queues: tuple[str, ...]
-    registered: bool = False
-    """Claim only while the worker's row is in the registry and has this epoch. Once the row is removed, or
-    its epoch is raised (`renew_epoch`), no statement that the worker sent before can claim anything."""
-    epoch: int = 0
-    """The epoch that the worker knows of; means nothing unless `registered`."""
-    methods: tuple[str, ...] | None = None
-    """Claim only jobs of these methods (none of them: nothing); None: of whichever."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """How long an ended job is kept; becomes its `expires_at`. `ConfigurationError` for what is too long."""
 
@@ -54,6 +38,24 @@ UNREAD_BYTES: Final = 96 * 1024
 mid-transaction, until it is read: a Unix socket of Linux takes some 130 KB, one over TCP more."""
 
 BY_DEFAULT = Retention.of(ServerConfig())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Who asks for a job, and from which queues (empty: all)."""
+
+    worker_id: str
+    server_id: str
+    queues: tuple[str, ...]
+    registered: bool = False
+    """Claim only while the worker's row is in the registry and has this epoch. Once the row is removed, or
+    its epoch is raised (`renew_epoch`), no statement that the worker sent before can claim anything."""
+    epoch: int = 0
+    """The epoch that the worker knows of; means nothing unless `registered`."""
+    methods: tuple[str, ...] | None = None
+    """Claim only jobs of these methods (none of them: nothing); None: of whichever."""
+    retention: Retention = BY_DEFAULT
+    """How long a job is kept that cannot be claimed, and is failed for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from qml_mp.core.job import Claim, Job
+from qml_mp.core.limits import LimitKind
 from qml_mp.core.outcome import Failure, Outcome, Retry, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch
+from qml_mp.storage.values import Fetch, Retention
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, open_sqlite, present
 
@@ -54,6 +56,28 @@ def test_rows_that_cannot_be_claimed_are_failed_and_passed(storage: Storage, raw
     assert (kind.count, kind.key is None) == (3, False)
     assert finish_and_fetch(storage, claim, DONE, which)[0].accepted
     assert present(storage, behind_id).state_name is StateName.FAILED
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("is_limited", [False, True])
+@pytest.mark.parametrize("odd", ["claim_seq", "id"])
+def test_a_row_that_cannot_be_claimed_is_kept_as_long_as_whoever_claims_says(
+    storage: Storage, raw: Raw, odd: str, is_limited: bool
+) -> None:
+    if is_limited:
+        storage.set_max_running(LimitKind.QUEUE, "default", 5)
+    job_id = raw.add_job(claim_seq=full(raw)) if odd == "claim_seq" else raw.add_job(id="0" * 36)
+    long = Retention(succeeded_ttl=timedelta(days=1), failed_ttl=timedelta(days=90))
+
+    assert storage.fetch_and_lock_job(replace(fetch(), retention=long)) is None
+
+    [(days,)] = raw.run(
+        "SELECT (expires_at - finished_at) / 86400000000 FROM {jobs} WHERE id = ?"
+        if raw.is_sqlite
+        else "SELECT extract(day FROM expires_at - finished_at)::int FROM {jobs} WHERE id = ?",
+        job_id,
+    )
+    assert days == 90
 
 
 @pytest.mark.fault(81)
