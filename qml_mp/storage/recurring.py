@@ -13,7 +13,14 @@ from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob, firings_to_correct
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
-from qml_mp.storage.firings import fire_template, insert_by_hand, job_of
+from qml_mp.storage.firings import (
+    Ahead,
+    fire_ahead,
+    fire_template,
+    insert_ahead,
+    insert_by_hand,
+    job_of,
+)
 from qml_mp.storage.redeclared import declared_values, is_over, may_replace, redeclared
 from qml_mp.storage.rows import Row, template_of, text_of
 from qml_mp.storage.storable import storable_reason
@@ -211,11 +218,15 @@ class RecurringStore(Part):
         transaction.run(queries.replace, change)
         return held, change
 
-    def _fire(self, transaction: Transaction, row: Row, *, most: int) -> list[Job]:
+    def _fire(self, transaction: Transaction, row: Row, *, most: int, ahead: Ahead | None) -> list[Job]:
         """Enqueue the jobs of a due template, at most so many, and move it past the present, or to the first
         firing that is left. Raises what a row raises that can make no job."""
-        template, now = self._template_of(row)
-        made, moved = fire_template(transaction, self._db.queries, row, template, now=now, most=most)
+        queries = self._db.queries
+        if ahead is None:
+            template, now = self._template_of(row)
+            made, moved = fire_template(transaction, queries, row, template, now=now, most=most)
+        else:
+            made, moved = fire_ahead(transaction, queries.jobs, ahead)
         self._advance(transaction, moved, last_job=made[-1] if made else None)
         return made
 
@@ -227,8 +238,14 @@ class RecurringStore(Part):
         disabled: dict[str, str] = {}
         refused: dict[str, str] = {}
         with self._db.transaction(_FIRING) as transaction:
-            for row in transaction.run(queries.lock_due, which).rows():
-                fire = partial(self._fire, transaction, row, most=_MOST_JOBS - len(jobs))
+            rows = transaction.run(queries.lock_due, which).rows()
+            together = [] if apart or len(rows) < 2 else rows
+            jobs_of = self._db.queries.jobs
+            ahead = insert_ahead(transaction, jobs_of, together, self._template_of, most=_MOST_JOBS)
+            # First those whose job is there: they must be moved, however many the others make.
+            for row in sorted(rows, key=lambda row: text_of(row["id"]) not in ahead):
+                inserted = ahead.get(text_of(row["id"]))
+                fire = partial(self._fire, transaction, row, most=_MOST_JOBS - len(jobs), ahead=inserted)
                 try:
                     jobs.extend(transaction.apart(fire) if apart else fire())
                 except RowsRefused as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
 from qml_mp.storage import recurring
+from qml_mp.storage.storable import NewRow
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
 from qml_mp.views.templates import disable_template, enable_template
@@ -162,6 +165,34 @@ def test_no_more_jobs_are_made_at_once_than_others_can_wait_for(storage: Storage
 
     assert [len(one.jobs) for one in fired] == [250, 250, 100]
     assert [one.next_due_in for one in fired[:2]] == [timedelta()] * 2
+
+
+def test_the_jobs_of_templates_that_are_due_together_are_inserted_together(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port: Any = sys.modules[type(storage._db).__module__]
+    insert, inserted = port._Transaction.insert, list[int]()
+
+    def counting(transaction: Any, rows: Sequence[NewRow]) -> Sequence[NewRow]:
+        inserted.append(len(rows))
+        return insert(transaction, rows)  # type: ignore[no-any-return]
+
+    fire_at = storage.now() - HOUR
+    for number in range(20):
+        storage.upsert_recurring_job(replace(daily(f"digest-{number}", IN_2040), next_run_at=fire_at))
+    storage.upsert_recurring_job(replace(daily("one", IN_2040), overlap="skip", next_run_at=fire_at))
+    for job in storage.fire_due_recurring(limit=3).jobs:
+        again = str(job.metadata["recurring_id"])  # as after a step of the clock
+        storage.set_recurring_enabled(again, False, next_run_at=None)
+        storage.set_recurring_enabled(again, True, next_run_at=fire_at)
+    monkeypatch.setattr(port._Transaction, "insert", counting)
+
+    fired = storage.fire_due_recurring()
+
+    assert inserted == [20, 1]
+    assert len(fired.jobs) == 18
+    assert storage.fire_due_recurring().jobs == ()
+    assert sum(storage.job_counts().values()) == 21
 
 
 @pytest.mark.fault(52)
