@@ -102,6 +102,10 @@ class ProcessConnection(ABC):
         """See `Storage.expect_schema`."""
         self._is_schema_expected = True
 
+    def log_bytes(self) -> int | None:
+        """The size of the log that lies beside the file; None: there is no such."""
+        return None
+
     @abstractmethod
     def check_rights(self) -> None: ...
 

@@ -104,7 +104,8 @@ class Storage(
 
     @property
     def caveats(self) -> Iterable[str]:
-        """What can be well where the storage lies, and can lose jobs: texts for people. Reads only."""
+        """What can be well where the storage lies, and can lose jobs, or stop all of them: texts for people.
+        Reads only."""
         return self._db.caveats
 
     def now(self) -> datetime:

@@ -64,6 +64,10 @@ class SystemFacts(Part):
             )
             for row in rows
         )
+        log_bytes = self._db.connection.log_bytes()
+        if log_bytes is not None:
+            log = TableSize(name="its log", size_bytes=log_bytes, live_rows=None, dead_rows=None)
+            tables = tuple(sorted((*tables, log), key=lambda table: -table.size_bytes))
         free = [int_of(row["free_bytes"]) for row in rows]
         return StorageSize(
             version=text_of(rows[0]["version"]) if rows else "",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.server_description import ServerDescription, ToldLoop, ToldSetting, read_description
+from qml_mp.storage.sqlite import users
 from qml_mp.storage.store import Storage
 from tests.storage.test_registry import server
 
@@ -36,6 +43,27 @@ def test_a_server_that_is_not_registered_has_nothing_to_tell(storage: Storage) -
 def test_text_of_another_version_is_no_description() -> None:
     for text in (None, "", "{", "[]", '{"settings": [1]}', '{"loops": [["a", "b", 1]]}', '{"versions": 1}'):
         assert read_description(text) == ServerDescription()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_log_that_a_reader_keeps_from_beginning_anew_is_counted_and_told_once_it_is_large(
+    storage: Storage, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.enqueue(Job.new("m"))
+    reader = connect()
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM qml_jobs").fetchall()
+    told_before = list(storage.caveats)
+    storage.enqueue_many([Job.new("m", "x" * 1000) for _ in range(500)])
+    monkeypatch.setattr(users, "_LARGE_LOG_BYTES", 500_000)
+
+    sizes = {table.name: table.size_bytes for table in storage.size().tables}
+    [told] = set(storage.caveats) - set(told_before)
+
+    assert sizes["its log"] > 500_000
+    assert "-wal is " in told
+    if sys.platform == "linux":
+        assert f"pid {os.getpid()}" in told
 
 
 def test_the_size_grows_with_the_jobs_and_names_the_database(storage: Storage) -> None:

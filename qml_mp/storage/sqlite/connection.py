@@ -33,7 +33,7 @@ from qml_mp.storage.sqlite.opening import (
     version_of,
 )
 from qml_mp.storage.sqlite.schema import MIGRATIONS
-from qml_mp.storage.sqlite.users import log_of
+from qml_mp.storage.sqlite.users import log_of, size_of
 from qml_mp.storage.waiting import StorageWait, WriteTurns, pause_before_next_try_s
 
 _T = TypeVar("_T")
@@ -145,6 +145,9 @@ class SqliteConnection(ProcessConnection):
         self._check_not_moved()
         check_log_has_its_file(self.path)
         return self._apart(self._version) if is_there(self.path) else 0
+
+    def log_bytes(self) -> int:
+        return size_of(log_of(self.path))
 
     def check_rights(self) -> None:
         check_writable(self.path)
@@ -295,9 +298,8 @@ class SqliteConnection(ProcessConnection):
         return connection
 
     def _check_not_moved(self) -> None:
-        if self._file not in (None, identity_of_file(self.path)):
-            raise moved(self.path)
-        if self._is_schema_expected and not is_there(self.path):
+        is_gone = self._is_schema_expected and not is_there(self.path)
+        if is_gone or self._file not in (None, identity_of_file(self.path)):
             raise moved(self.path)
 
     def _version(self, connection: sqlite3.Connection) -> int:

@@ -25,7 +25,7 @@ from qml_mp.storage.sqlite.mounts import caveats_of
 from qml_mp.storage.sqlite.opening import roll_back_to
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
-from qml_mp.storage.sqlite.users import is_writing
+from qml_mp.storage.sqlite.users import is_writing, large_logs
 from qml_mp.storage.sqlite.waker import AnyCommitWaker, open_waker
 from qml_mp.storage.storable import NewRow, microseconds
 from qml_mp.storage.waiting import EndedWaker, Waker
@@ -138,7 +138,8 @@ class SqliteDatabase:
 
     @property
     def caveats(self) -> Iterator[str]:
-        return caveats_of(self.connection.path)
+        yield from caveats_of(self.connection.path)
+        yield from large_logs(self.connection.path)
 
 
 class _Result:

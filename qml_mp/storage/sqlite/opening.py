@@ -17,7 +17,7 @@ from qml_mp.storage.sqlite.errors import moved
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.mounts import check_has_its_folder
 from qml_mp.storage.sqlite.schema import ADD_VERSION, HAS_VERSIONS, VERSION
-from qml_mp.storage.sqlite.users import has_lost_its_log, index_of, is_in_use, log_of
+from qml_mp.storage.sqlite.users import has_lost_its_log, index_of, is_in_use, log_of, size_of
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
@@ -43,10 +43,10 @@ def check_log_has_its_file(path: str) -> None:
     back has it without all that was committed last. Those who have the file open would share the index of
     their log with the new one.
     """
-    if _size_of(path):
+    if size_of(path):
         return
-    has_log, has_users = bool(_size_of(log_of(path))), is_in_use(path)
-    if not (has_log or has_users) or _size_of(path):  # whoever makes it has made it before its log
+    has_log, has_users = bool(size_of(log_of(path))), is_in_use(path)
+    if not (has_log or has_users) or size_of(path):  # whoever makes it has made it before its log
         return
     if has_users:
         raise moved(path)
@@ -243,13 +243,6 @@ def _check_encoding(connection: sqlite3.Connection) -> None:
 def _path_of(connection: sqlite3.Connection) -> str:
     path: str = connection.execute("PRAGMA database_list").fetchone()[2]
     return path
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def _uri_of(path: str, *, mode: str) -> str:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from qml_mp.host import identity_of_file, is_stopped
 from qml_mp.storage.sqlite.mounts import device_of
+from qml_mp.units import format_size
 
 _LOCKS = Path("/proc/locks")
 _WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
 _USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
 READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
+_LOG_READER_BYTES = range(124, 128)  # of it: one of them is locked by who reads from the log (WAL_READ_LOCK)
+_LARGE_LOG_BYTES = 1024**3
 _LOOKS, _LOOK_EVERY_S = 20, 0.01
 
 
@@ -26,6 +29,28 @@ def log_of(path: str) -> str:
 def index_of(path: str) -> str:
     """What all who have the file open share of its log: where in it the newest of each page is."""
     return f"{os.path.realpath(path)}-shm"
+
+
+def size_of(file: str) -> int:
+    """0 where there is none."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return 0
+
+
+def large_logs(path: str) -> Iterator[str]:
+    """Whether the log is so large that somebody must be reading all the time, one text for people: it begins
+    anew only once nobody reads what the file was before."""
+    size = size_of(log_of(path))
+    if size < _LARGE_LOG_BYTES:
+        return
+    readers = sorted({pid for byte in _LOG_READER_BYTES for _, pid in _locks(index_of(path), byte)}, key=int)
+    who = f" Who reads at this moment: pid {', '.join(readers)}." if readers else ""
+    yield (
+        f"The log {log_of(path)} is {format_size(size)}, and grows with each commit until its disk is full, "
+        f"as long as a transaction of some program that reads does not end; end that, or the program.{who}"
+    )
 
 
 def is_writing(path: str) -> bool:
