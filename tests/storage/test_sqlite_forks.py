@@ -20,6 +20,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.sqlite.opening import version_of
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import fork, in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
@@ -298,6 +299,31 @@ def test_a_connection_whose_descriptors_are_its_own_no_more_is_left_open_at_a_fo
     assert statuses == [0]
     assert [file.name for file in path.parent.glob("foreign*") if file.read_bytes()] == []
     assert storage.get(path.with_name("acked").read_text()) is not None
+
+
+@pytest.mark.parametrize("ends", [Storage.close, lambda _: in_children([lambda: None])], ids=["end", "fork"])
+def test_a_connection_of_the_users_that_came_with_ours_may_go_before_it(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch, ends: Callable[[Storage], object]
+) -> None:
+    storage.migrate()
+    users: list[sqlite3.Connection] = []
+
+    def version_while_the_user_opens(ours: sqlite3.Connection) -> int:
+        if not users:
+            users.append(sqlite3.connect(path))
+            users[0].execute("SELECT count(*) FROM qml_jobs").fetchone()
+        return version_of(ours)
+
+    monkeypatch.setattr("qml_mp.storage.sqlite.connection.version_of", version_while_the_user_opens)
+    storage.enqueue(Job.new("work"))
+    users[0].close()
+    ends(storage)
+
+    storage.enqueue(Job.new("work"))
+
+    assert sum(storage.job_counts().values()) == 2
+    storage.close()
+    assert check(path) == "ok"
 
 
 @contextmanager

@@ -40,6 +40,9 @@ class LogOnDisk:
         """The disk has failed once: the kernel then takes for written what may not be."""
         self._files: dict[int, FileIdentity | None] = {}
         """What each descriptor was when it was opened, those of the connection included."""
+        self._logs: frozenset[int] = frozenset()
+        """All descriptors that were the log then, but ours: the connection's is one of them. Which one is not
+        told, and those of the user's connections are closed with these."""
         self._is_lost = False
         """Whether this process has a connection that must not even be closed."""
 
@@ -70,10 +73,12 @@ class LogOnDisk:
         self._index_path = index_of(self._path)
         self._index = identity_of_file(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
-        # Not what other threads open.
+        # Not what other threads open; of the same files they may have opened some too.
         theirs = {identity_of_file(self._path), self._log, self._index} - {None}
-        opened = {fd: identity_of_file(fd) for fd in open_descriptors() - before}
-        self._files = {fd: file for fd, file in opened.items() if file in theirs}
+        opened = {fd: identity_of_file(fd) for fd in open_descriptors()}
+        opened = {fd: file for fd, file in opened.items() if file in theirs}
+        self._files = {fd: file for fd, file in opened.items() if fd not in before}
+        self._logs = frozenset(fd for fd, file in opened.items() if file == self._log) - {self._descriptor}
 
     def is_in_place(self) -> bool:
         """Whether the log that is open, and its index, were neither deleted nor replaced."""
@@ -86,11 +91,11 @@ class LogOnDisk:
         One of which a descriptor is closed, or another file by now, is left open for good. SQLite would lock
         that file, take itself for the last user, bring the log into it, and delete the log that others use.
         """
-        if connection is not None and any(identity_of_file(fd) != file for fd, file in self._files.items()):
+        if connection is not None and self._has_lost_descriptors():
             leave_open(connection)
             self._is_lost, self._descriptor = True, -1
             return
-        self._files = {}
+        self._files, self._logs = {}, frozenset()
         try:  # At once, since nobody else has it: in a `with` a signal could come between.
             if connection is not None:
                 self._close_connection(connection)
@@ -100,6 +105,13 @@ class LogOnDisk:
             descriptor, self._descriptor = self._descriptor, -1
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _has_lost_descriptors(self) -> bool:
+        """Whether something has closed those of the connection. As long as this is open, SQLite closes none
+        of the file or its index, whoever's it is, and whoever closes all closes all that are the log."""
+        gone = {fd for fd, file in self._files.items() if identity_of_file(fd) != file}
+        has_log = any(identity_of_file(fd) == self._log for fd in self._logs)
+        return bool(gone - self._logs) or (bool(self._logs) and not has_log)
 
     def _close_connection(self, connection: sqlite3.Connection) -> None:
         if self._descriptor >= 0 and self._is_log_in_place() and not self._is_index_in_place():
@@ -135,7 +147,7 @@ class LogOnDisk:
 
     def forget(self) -> None:
         """After a fork: the number may be somebody else's by now."""
-        self._descriptor, self._files = -1, {}
+        self._descriptor, self._files, self._logs = -1, {}, frozenset()
 
     def _move(self, connection: sqlite3.Connection) -> None:
         """All of the log into the file, which is written and synced anew."""
