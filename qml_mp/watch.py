@@ -30,6 +30,8 @@ _LOOK_EVERY_S = 1.0
 """While it listens."""
 _WORK_PER_REST = 9
 """After a look at all jobs it rests so many times as long as that took, where any commit wakes it."""
+_LONGEST_REST_S = 2.0
+"""Not for ever: what took long may have been another thread's use of the connection, or the network."""
 _TOLD_FOR = timedelta(seconds=60)
 """How long a killed waiter is told of ends."""
 _RENEW_S = 20.0
@@ -85,7 +87,7 @@ class Watch:
         """
         while True:
             now = time.monotonic()
-            if self._listening.is_due(now) and self._listening.begin(now, self._open):
+            if now >= self._listening.due_at and self._listening.begin(now, self._open):
                 self._look_at = now  # for what ended before that was known
             ended: dict[str, Job | None] = {}
             if now >= self._look_at or self.is_behind:
@@ -96,7 +98,7 @@ class Watch:
                 ended = self._look(self._told & self._open)
             if ended or now >= deadline:
                 return ended
-            if self._rings(until=min(deadline, self._look_at)):
+            if self._rings(until=min(deadline, self._look_at, self._listening.due_at)):
                 return {}
 
     def close(self) -> None:
@@ -123,7 +125,8 @@ class Watch:
                 logger.warning("While waiting for jobs: %s It is asked again and again.", problem)
             self._is_in_trouble = True
         now = time.monotonic()
-        self._rested_at = now + (_WORK_PER_REST * (now - began) if job_ids is self._open else 0)
+        has_worked = job_ids is self._open and not self._is_in_trouble
+        self._rested_at = now + (min(_WORK_PER_REST * (now - began), _LONGEST_REST_S) if has_worked else 0)
         self.remove(ended)
         return ended
 
@@ -181,12 +184,12 @@ class _Listening:
         self._over |= self._announced & job_ids
         self._announced -= job_ids
 
-    def is_due(self, now: float) -> bool:
-        """Whether there is something to do by now."""
-        if now < self._try_at:
-            return False
+    @property
+    def due_at(self) -> float:
+        """From when on there is something to do."""
         is_lost = self.waker is None and bool(self._announced)
-        return is_lost or bool(self._young and now >= self._young[0][0]) or now >= self._renew_at
+        grown_up_at = self._young[0][0] if self._young else float("inf")
+        return max(self._try_at, 0.0 if is_lost else min(grown_up_at, self._renew_at))
 
     def begin(self, now: float, job_ids: set[str]) -> bool:
         """Listen, and be told of these, unless they are young; whether that has begun now for any."""

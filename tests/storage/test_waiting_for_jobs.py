@@ -42,6 +42,7 @@ from tests.storage.helpers import DONE, KEEP, NO, fetch, in_children, patient_ur
 
 UNKNOWN = "0190d5c7-a1b2-7c3d-8e4f-0123456789ab"
 LIMIT_S = 60.0
+LONG_S = 3600.0
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 
@@ -152,6 +153,13 @@ def test_a_waiter_that_listens_sees_how_a_job_ends(
         assert waiting.result(LIMIT_S) == {"a": 1}
     else:
         assert isinstance(waiting.exception(LIMIT_S), expected)
+
+
+def ended_within_limit(app: QmlApp, handle: JobHandle) -> dict[str, Job | None]:
+    """As seen by who waits for it; without the last look that handles have when their time is over."""
+    with watch.Watch(app.storage, polling=timedelta(seconds=0.1)) as waiting:
+        waiting.add([handle.id])
+        return waiting.next_ended(deadline=time.monotonic() + LIMIT_S)
 
 
 def test_a_job_that_is_deleted_or_removed_while_it_is_waited_for_ends_the_wait(
@@ -310,6 +318,50 @@ def test_a_thousand_handles_cost_hardly_any_statements(app: QmlApp, storage: Sto
     # is seen, too, on SQLite.
     assert set(seen.looks) == {1000}
     assert len(seen.looks) <= 12
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["and failed", "and found nothing"])
+def test_a_look_that_took_long_is_soon_followed_by_another_one(
+    app: QmlApp, storage: Storage, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(watch, "_WORK_PER_REST", 1e9)  # each look has taken long
+    monkeypatch.setattr(watch, "_YOUNG_S", LONG_S)  # it does not listen
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    look, looks = app.storage.ended_jobs, iter(range(1000))
+
+    def look_slowly(job_ids: Collection[str]) -> EndedJobs:
+        is_second, ended = next(looks) == 1, look(job_ids)
+        if is_second:
+            end(storage, claim, success(3))
+        if is_second and fails:
+            monkeypatch.setattr(watch, "_LONGEST_REST_S", LONG_S)  # there is none after a failed look
+            raise StorageUnavailable("The server did not reply in time.")
+        return ended
+
+    monkeypatch.setattr(app.storage, "ended_jobs", look_slowly)
+
+    assert list(ended_within_limit(app, handle)) == [handle.id]
+
+
+def test_who_rests_begins_to_listen_all_the_same(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(watch, "_WORK_PER_REST", 1e9)
+    monkeypatch.setattr(watch, "_LONGEST_REST_S", LONG_S)
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    begin = app.storage.begin_wait
+
+    def begin_as_it_ends(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:
+        end(storage, claim, success(3))  # as nobody listens yet
+        begin(waiter, job_ids, ttl=ttl)
+
+    monkeypatch.setattr(app.storage, "begin_wait", begin_as_it_ends)
+
+    waiting = beside(handle.wait, 2 * LIMIT_S)
+
+    assert seen.listens.wait(LIMIT_S)
+    assert waiting.result(LIMIT_S) == 3
 
 
 @only_postgres
@@ -547,7 +599,7 @@ def test_a_coroutine_whose_job_has_ended_has_nobody_elses_jobs_looked_for(
 ) -> None:
     # They are looked for when something is told of them.
     for pause in ("_FIRST_PAUSE_S", "_LOOK_EVERY_S", "_RENEW_S"):
-        monkeypatch.setattr(watch, pause, 3600.0)
+        monkeypatch.setattr(watch, pause, LONG_S)
     handles, running = enqueued(app, 10), claims(storage, 10)
 
     def all_are_announced() -> bool:
