@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +40,11 @@ _T = TypeVar("_T")
 class Operation:
     """One use of the connection, by the thread that made this."""
 
-    __slots__ = ("thread",)
+    __slots__ = ("came_at", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
+        self.came_at = time.monotonic()
 
 
 class ProcessConnection(ABC):
@@ -61,6 +63,8 @@ class ProcessConnection(ABC):
         self.running: Operation | None = None
         """The operation that runs: one inside it would wait for the connection for ever. Written by its
         thread, which holds the lock as long."""
+        self._gave_up_at = float("-inf")
+        """When one has last waited in vain for somebody's lock; read and written by the one that runs."""
         fork_guard().watch(self)
 
     def __del__(self) -> None:
@@ -177,6 +181,14 @@ class ProcessConnection(ABC):
             raise
         self._end(operation)
         failpoints.hit("storage.committed")
+
+    @property
+    def _has_waited_s(self) -> float:
+        """How long the operation that runs has waited behind one that waited for a lock in vain; else 0. This
+        counts as its own waiting: else the threads of a program would give up one behind the other."""
+        if self.running is None or self.running.came_at > self._gave_up_at:
+            return 0.0
+        return time.monotonic() - self.running.came_at
 
     def _end(self, operation: Operation) -> None:
         """Harmless when it has ended: by `end_left`, or by a fork, in whose child nothing runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,11 +16,6 @@ DEFAULT_PATIENCE = timedelta(seconds=5)
 # waited longest looks least often.
 _SHORTEST_PAUSE_S = 0.0003
 _LONGEST_PAUSE_S = 0.003
-
-
-def pause_before_next_try_s() -> float:
-    """How long to wait between two tries for a lock that one can only look at."""
-    return random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S)
 
 
 class StorageWait(Protocol):
@@ -38,6 +34,17 @@ class StorageWait(Protocol):
 
     def pause(self, seconds: float) -> None:
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""
+
+
+def has_given_up(waiting: StorageWait | None) -> bool:
+    """Whether nothing is to be tried any more."""
+    return waiting is not None and time.monotonic() >= waiting.give_up_at
+
+
+def pause_before_next_try(waiting: StorageWait | None) -> None:
+    """Let time pass between two tries for a lock that one can only look at."""
+    pause = time.sleep if waiting is None else waiting.pause
+    pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
 
 
 class WriteTurns(Protocol):

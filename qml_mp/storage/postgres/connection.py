@@ -10,6 +10,7 @@ it would talk on the parent's socket.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,6 +62,8 @@ class PostgresConnection(ProcessConnection):
         self._announcement: Told | None = None
         """What is announced once the operation that runs is over."""
         self._left_to_parent: list[Link] = []
+        self._tried_at, self._why_none = float("-inf"), ""
+        """When the last try for a connection began that was in vain, and what came of it."""
         super().__init__()
 
     @property
@@ -219,7 +222,7 @@ class PostgresConnection(ProcessConnection):
         if self._link is not None and not self._link.is_usable():
             self._drop()
         if self._link is None:
-            self._link = open_link(self.target, self.options)
+            self._link = self._new_link()
         if checked and not self._is_checked:
             found = self._version(self._link)
             if found == 0:
@@ -228,6 +231,18 @@ class PostgresConnection(ProcessConnection):
                 self.check_found(found)
             self._is_checked = self._is_schema_expected = True
         return self._link
+
+    def _new_link(self) -> Link:
+        """Who has come before another thread's try began is told what came of that one: in an outage the
+        threads of a program would fail one behind the other."""
+        if self.running is not None and self.running.came_at < self._tried_at:
+            raise StorageUnreachable(self._why_none)
+        began_at = time.monotonic()
+        try:
+            return open_link(self.target, self.options)
+        except StorageUnreachable as problem:
+            self._tried_at, self._why_none = began_at, str(problem)
+            raise
 
     def _version(self, link: Link) -> int:
         found = self.schema.version(link)

@@ -34,7 +34,7 @@ from qml_mp.storage.sqlite.opening import (
 )
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.users import log_of, size_of
-from qml_mp.storage.waiting import StorageWait, WriteTurns, pause_before_next_try_s
+from qml_mp.storage.waiting import StorageWait, WriteTurns, has_given_up, pause_before_next_try
 
 _T = TypeVar("_T")
 
@@ -249,17 +249,17 @@ class SqliteConnection(ProcessConnection):
             connection.execute(self._patience if patient else "PRAGMA busy_timeout = 0")
 
     def _until_not_busy(self, action: Callable[[], _T]) -> _T:
-        deadline = self.clock.monotonic() + self._busy_timeout_s
+        deadline = self.clock.monotonic() + self._busy_timeout_s - self._has_waited_s
         while True:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or self._is_fork_waiting or self.clock.monotonic() >= deadline:
+                if not is_busy(error) or self._is_fork_waiting:
                     raise
-                if self._waiting is not None and time.monotonic() >= self._waiting.give_up_at:
+                if self.clock.monotonic() >= deadline or has_given_up(self._waiting):
+                    self._gave_up_at = time.monotonic()
                     raise
-            pause = time.sleep if self._waiting is None else self._waiting.pause
-            pause(pause_before_next_try_s())
+            pause_before_next_try(self._waiting)
 
     def _apart(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
         """Use a connection for the schema alone, which is not looked at first."""

@@ -1,0 +1,107 @@
+"""Tests of the storage: threads of one process that stand in line for a storage that cannot be had."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qml_mp.clock import SystemClock
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable, StorageUnreachable
+from qml_mp.storage import connection as connections
+from qml_mp.storage import waiting
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres import connection as postgres
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import open_sqlite
+from tests.until import PATIENCE_S
+
+THREADS = 8
+
+
+@pytest.fixture
+def all_have_come(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once so many threads have begun an operation."""
+    event, came = threading.Event(), list[int]()
+
+    class Counted(connections.Operation):
+        def __init__(self) -> None:
+            super().__init__()
+            came.append(self.thread)
+            if len(came) == THREADS:
+                event.set()
+
+    monkeypatch.setattr(connections, "Operation", Counted)
+    return event
+
+
+def failures(enqueue: Callable[[], Any]) -> list[type[BaseException] | None]:
+    """What that came to in each of the threads."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        calls = [threads.submit(enqueue) for _ in range(THREADS)]
+        errors = [call.exception(2 * PATIENCE_S) for call in calls]
+    return [error and type(error) for error in errors]
+
+
+def test_threads_that_wait_while_no_connection_can_be_made_are_told_of_that_one(
+    all_have_come: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, open_link = list[int](), postgres.open_link
+
+    def open_link_once_all_are_there(*given: Any) -> postgres.Link:
+        tries.append(threading.get_ident())
+        assert all_have_come.wait(PATIENCE_S)
+        return open_link(*given)
+
+    monkeypatch.setattr(postgres, "open_link", open_link_once_all_are_there)
+    with closing(open_storage("postgresql://nobody@127.0.0.1:1/none")) as storage:
+        failed = failures(lambda: storage.enqueue(Job.new("work")))
+
+        assert failed == [StorageUnreachable] * THREADS
+        assert len(tries) <= 2  # the first one began before the others had come
+
+        before = len(tries)
+        with pytest.raises(StorageUnreachable, match="is not available for connecting"):
+            storage.enqueue(Job.new("work"))
+        assert len(tries) == before + 1  # who comes later tries again
+
+
+def test_threads_that_wait_while_another_one_waits_for_a_lock_in_vain_try_once(
+    tmp_path: Path, all_have_come: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, paused, pause = tmp_path / "jobs.db", list[int](), waiting.pause_before_next_try
+    with closing(open_sqlite(path)) as first:
+        first.migrate()
+
+    class OnceAllAreThere(SystemClock):
+        def monotonic(self) -> float:
+            assert all_have_come.wait(PATIENCE_S)
+            return super().monotonic()
+
+    def noted(wait: waiting.StorageWait | None) -> None:
+        paused.append(threading.get_ident())
+        pause(wait)
+
+    monkeypatch.setattr("qml_mp.storage.sqlite.connection.pause_before_next_try", noted)
+    patience = timedelta(seconds=1)
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        closing(Storage(SqliteDatabase(str(path), clock=OnceAllAreThere(), busy_timeout=patience))) as storage,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        failed = failures(lambda: storage.enqueue(Job.new("work")))
+
+        assert failed == [StorageUnavailable] * THREADS
+        assert len(set(paused)) == 1
+
+        other.rollback()
+        storage.enqueue(Job.new("work"))
