@@ -43,6 +43,7 @@ from tests.storage.helpers import DONE, KEEP, NO, fetch, in_children, patient_ur
 UNKNOWN = "0190d5c7-a1b2-7c3d-8e4f-0123456789ab"
 LIMIT_S = 60.0
 LONG_S = 3600.0
+only_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 
@@ -361,6 +362,21 @@ def test_who_rests_begins_to_listen_all_the_same(
     waiting = beside(handle.wait, 2 * LIMIT_S)
 
     assert seen.listens.wait(LIMIT_S)
+    assert waiting.result(LIMIT_S) == 3
+
+
+@only_sqlite
+def test_where_gevent_has_taken_epoll_away_a_job_is_waited_for_by_looking(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delattr(select, "epoll")
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+
+    waiting = beside(handle.wait, LIMIT_S)
+    wait_until(lambda: seen.wakers, what="that it would listen")
+    end(storage, claim, success(3))
+
     assert waiting.result(LIMIT_S) == 3
 
 

@@ -39,9 +39,11 @@ _LAST_LOOK_S = 1.0
 
 
 def open_waker(database: SqliteConnection) -> FileWaker | None:
-    """A waker on the database's file; None where the system has no inotify."""
+    """A waker on the database's file; None where the system has no inotify, or Python no epoll: gevent takes
+    it away."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "inotify_init1") or not hasattr(libc, "timerfd_create"):
+    is_there = hasattr(libc, "inotify_init1") and hasattr(libc, "timerfd_create") and hasattr(select, "epoll")
+    if not is_there:
         return None
     return FileWaker(database, libc)
 
