@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # imported where a test asks for it: most runs of pytest that load this plugin never do
+    from pluggy import Result
+
     from qml_mp.app import QmlApp
     from qml_mp.testing import RunningServer
 
@@ -33,14 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", text)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# Not `wrapper`, which breaks any run of pytest with a pluggy before 1.2: Debian 12 has such a one.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytest.TestReport], None]:
     """A failed test shows the log of its server."""
-    report = yield
-    if report.failed:
+    made = yield
+    if made.excinfo is None and (report := made.get_result()).failed:
         for server in item.stash.get(_servers, []):
             report.sections.append(("log of the qml-mp server", server.log()))
-    return report
 
 
 @pytest.fixture
