@@ -55,7 +55,10 @@ service = FastAPI(lifespan=lifespan)
 @service.post("/words", status_code=202)
 async def post_words(body: Text) -> dict[str, str]:
     """Enqueue; the answer comes before the job has run."""
-    handle = await count_words.aenqueue(body.text)
+    try:
+        handle = await count_words.aenqueue(body.text)
+    except InvalidJob as error:  # too long, or with a character that cannot be stored
+        raise HTTPException(422, str(error)) from error
     return {"id": handle.id}
 
 
@@ -64,6 +67,6 @@ async def get_job(job_id: str) -> dict[str, object]:
     """Where the job stands, and its result when it has succeeded."""
     try:
         job = await asyncio.to_thread(jobs.handle(job_id).job)
-    except (JobNotFound, InvalidJob) as error:
+    except JobNotFound as error:
         raise HTTPException(404, str(error)) from error
     return {"state": job.state_name, "result": job.result}

@@ -63,12 +63,14 @@ def test_requests_enqueue_jobs_and_read_results_and_miss_unknown_ones_and_sigter
 
     answer = wait_until(ended, what="the result")
     unknown = [client.get(f"/jobs/{job_id}") for job_id in ("01900000-0000-7000-8000-000000000000", "what")]
+    refused = client.post("/words", json={"text": "\0"})
     ours = family(storage)
     service.send_signal(signal.SIGTERM)
 
     assert accepted.status_code == 202
     assert answer["result"] == {"to": 2, "be": 2, "or": 1, "not": 1}
     assert [each.status_code for each in unknown] == [404, 404]
+    assert refused.status_code == 422
     assert client_error(service) == 0
     assert not any(host.is_alive(one) for one in ours)
     assert registered(storage) == []
