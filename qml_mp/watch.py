@@ -132,13 +132,13 @@ class Watch:
 
     def _rings(self, *, until: float) -> bool:
         """Wait until then, or until something is told; whether the bell was rung."""
-        waker = self._listening.waker
         poller = select.poll()
-        for fd in (self._bell_fd, waker and waker.fileno()):
+        for fd in (self._bell_fd, self._listening.fileno()):
             if fd is not None:
                 poller.register(fd, select.POLLIN)
         # Rounded up: a poll that is too short by a part of a millisecond would be followed by another one.
         ready = {fd for fd, _ in poller.poll(max(0, int((until - time.monotonic()) * 1000) + 1))}
+        waker = self._listening.waker
         if waker is not None and waker.fileno() in ready:
             self._take(waker)
         return self._bell_fd in ready
@@ -173,6 +173,14 @@ class _Listening:
         self._try_at, self._renew_at = 0.0, float("inf")
         self._pause_s = _LOOK_EVERY_S
         """Before it tries again."""
+
+    def fileno(self) -> int | None:
+        """Readable when something was told; None: nothing is listened to."""
+        try:
+            return None if self.waker is None else self.waker.fileno()
+        except StorageError:  # it is the parent's, of which this process was forked meanwhile
+            self.lose()
+            return None
 
     def wants(self, job_ids: set[str]) -> None:
         """To be told of these too, when they are no longer young."""

@@ -744,6 +744,29 @@ def test_a_forked_child_waits_by_itself(
     assert (statuses, waiting.result(LIMIT_S)) == ([0], "b")
 
 
+@only_postgres
+def test_a_child_forked_amid_a_wait_goes_on_with_it(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]]
+) -> None:
+    """What it listens to is its parent's."""
+    handles, running = enqueued(app, 2), claims(storage, 2)
+
+    def end_once_it_listens(claim: Claim) -> None:
+        assert seen.listens.wait(LIMIT_S)
+        end(storage, claim)
+
+    beside(end_once_it_listens, running[0])
+    with closing(app.as_completed(handles, LIMIT_S)) as ends:
+        assert next(ends) == handles[0]
+
+        def go_on() -> None:
+            seen.listens.clear()
+            threading.Thread(target=end_once_it_listens, args=[running[1]], daemon=True).start()
+            assert next(ends) == handles[1]
+
+        assert in_children([go_on]) == [0]
+
+
 def assert_no_thread_is_left() -> None:
     deadline = time.monotonic() + LIMIT_S
     while any(thread.name == "qml-mp: waiting for jobs" for thread in threading.enumerate()):
