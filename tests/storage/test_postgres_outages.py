@@ -395,14 +395,16 @@ def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
     wait_until(lambda: _sessions(admin) == own_session, what="the end of the child's session")
 
 
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut off", "with its connection open"])
 def test_a_schema_that_was_dropped_is_made_anew_by_nobody_who_has_used_it(
-    storage: Storage, admin: psycopg.Connection
+    storage: Storage, admin: psycopg.Connection, is_cut: bool
 ) -> None:
     storage.enqueue(Job.new("work"))
     with closing(open_storage(storage.url)) as worker:
         worker.expect_schema()
         admin.execute(f"ALTER SCHEMA {SCHEMA} RENAME TO {SCHEMA}_kept")
-        terminate(admin, "outages")
+        if is_cut:
+            terminate(admin, "outages")
 
         for use in (lambda: storage.enqueue(Job.new("work")), storage.schema_version, worker.job_counts):
             with pytest.raises(StorageUnreachable, match="was dropped while in use"):

@@ -469,6 +469,26 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
 
 
 @only_postgres
+def test_a_schema_that_is_dropped_for_a_restore_is_waited_for(
+    app: QmlApp, storage: Storage, seen: Seen, raw: Raw, beside: Callable[..., Future[Any]]
+) -> None:
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    schema = raw.name("jobs").partition(".")[0].strip('"')
+    waiting = beside(handle.wait, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+
+    raw.run(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept")
+    try:
+        looks = len(seen.looks)
+        wait_until(lambda: len(seen.looks) > looks + 1, what="a look that was over")
+    finally:
+        raw.run(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}")
+    end(storage, claim, success(3))
+
+    assert waiting.result(LIMIT_S) == 3
+
+
+@only_postgres
 def test_many_large_results_come_over_a_link_that_is_too_slow_for_all_of_them_at_once(
     url: str, storage: Storage, postgres_url: str
 ) -> None:
