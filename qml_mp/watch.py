@@ -96,14 +96,16 @@ class Watch:
                 self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
             elif self._told:
                 ended = self._look(self._told & self._open)
-            if ended or now >= deadline:
+            # Each time anew: with a silent network each step takes long, and none follows that need not.
+            if ended or time.monotonic() >= deadline:
                 return ended
-            if self._rings(until=min(deadline, self._look_at, self._listening.due_at)):
+            is_rung = self._rings(until=min(deadline, self._look_at, self._listening.due_at))
+            if is_rung or time.monotonic() >= deadline:
                 return {}
 
     def close(self) -> None:
         """Harmless when closed already."""
-        self._listening.end()
+        self._listening.end(is_asked=not self._is_in_trouble)
 
     @property
     def _longest_pause_s(self) -> float:
@@ -232,11 +234,14 @@ class _Listening:
         if waker is not None:
             waker.close()
 
-    def end(self) -> None:
-        """Listen no more, and have nothing be told."""
+    def end(self, *, is_asked: bool) -> None:
+        """Listen no more, and have nothing be told. Not `is_asked`: it is forgotten when its time is over, and
+        the storage would only take long to reply."""
+        is_asked = is_asked and self.waker is not None
         self._young.clear()
         self.lose()
         told = self._announced | self._over
         self._announced, self._over = set(), set()
-        with suppress(StorageError):  # it is forgotten when its time is over
-            self._storage.end_wait(self._name, told)
+        if is_asked:
+            with suppress(StorageError):
+                self._storage.end_wait(self._name, told)

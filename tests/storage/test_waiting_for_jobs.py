@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -466,6 +466,43 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
             waiting.result(LIMIT_S)
         with pytest.raises(StorageUnavailable):  # of a first look it is told
             handles[1].wait(0)
+
+
+@pytest.mark.parametrize(
+    ("from_then_on", "is_asked"),
+    [("ended_jobs", ["open_ended_waker", "get"]), ("begin_wait", ["ended_jobs", "get"])],
+    ids=["the first look", "it listens"],
+)
+def test_where_nothing_replies_any_more_little_is_asked_once_the_time_is_over(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch, from_then_on: str, is_asked: list[str]
+) -> None:
+    [handle] = enqueued(app, 1)
+    asked, is_silent, ahead_s = list[str](), threading.Event(), [0.0]
+
+    def asks(name: str) -> Callable[..., Any]:
+        ask = getattr(app.storage, name)
+
+        def ask_or_wait_in_vain(*given: Any, **named: Any) -> Any:
+            if is_silent.is_set():
+                asked.append(name)
+                ahead_s[0] += LONG_S
+                raise StorageUnavailable("The server did not reply in time.")
+            answer = ask(*given, **named)
+            if name == from_then_on:
+                is_silent.set()
+            return answer
+
+        return ask_or_wait_in_vain
+
+    for name in ("ended_jobs", "open_ended_waker", "begin_wait", "end_wait", "get"):
+        monkeypatch.setattr(app.storage, name, asks(name))
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s[0]))
+    monkeypatch.setattr(watch, "_FIRST_PAUSE_S", LONG_S)  # the second look comes after it has begun to listen
+
+    with pytest.raises(WaitTimeout, match="did not reply in time"):
+        handle.wait(LIMIT_S)
+
+    assert asked == is_asked
 
 
 @only_postgres
