@@ -232,7 +232,7 @@ class Awaiting:
         gone = {job_id for each in left for job_id in each.job_ids}
         if gone:  # others may wait for the same jobs; of who has seen all of its own there are none
             watch.remove(gone.difference(*(each.job_ids for each in told)))
-        if came:  # and only then: it has all jobs looked at
+        if came:
             watch.add({job_id for each in came if each in told for job_id in each.job_ids})
         return came
 

@@ -49,15 +49,19 @@ class Watch:
         self._bell_fd = bell_fd
         self._name = str(uuid.uuid4())
         self._open: set[str] = set()
-        self._told: set[str] = set()
-        """Of the open ones, those that are said to have ended."""
+        self._at_once: set[str] = set()
+        """Those looked for next: they have just come or been announced, or are said to have ended."""
+        self._fresh: set[str] = set()
+        """Those that are not announced yet. They are looked for at growing pauses of their own, without the
+        others, which may be thousands."""
         self._listening = _Listening(storage, self._name)
         self.is_behind = False
         """Whether more have ended than the last look has brought. The next one brings some of them."""
         self._has_looked = False
         self._is_in_trouble = False
         self._look_at = self._rested_at = time.monotonic()
-        self._pause_s = _FIRST_PAUSE_S
+        self._fresh_at = self._look_at
+        self._pause_s = self._fresh_pause_s = _FIRST_PAUSE_S
 
     def __enter__(self) -> Watch:
         return self
@@ -67,15 +71,20 @@ class Watch:
 
     def add(self, job_ids: Iterable[str]) -> None:
         """Wait for these too."""
-        new = set(job_ids) - self._open
+        given = set(job_ids)
+        new = given - self._open
         self._open |= new
+        self._at_once |= given
+        self._fresh |= new
         self._listening.wants(new)
-        self._look_at, self._pause_s = time.monotonic(), _FIRST_PAUSE_S
+        self._fresh_at, self._fresh_pause_s = time.monotonic(), _FIRST_PAUSE_S
 
     def remove(self, job_ids: Iterable[str]) -> None:
         """Wait for these no more."""
         gone = self._open.intersection(job_ids)
         self._open -= gone
+        self._at_once -= gone
+        self._fresh -= gone
         self._listening.forget(gone)
 
     def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
@@ -87,19 +96,27 @@ class Watch:
         """
         while True:
             now = time.monotonic()
-            if now >= self._listening.due_at and self._listening.begin(now, self._open):
-                self._look_at = now  # for what ended before that was known
+            if now >= self._listening.due_at:
+                begun = self._listening.begin(now, self._open)
+                self._at_once |= begun  # for what ended before that was known
+                self._fresh -= begun
+            looks_for_fresh = bool(self._fresh) and now >= self._fresh_at
+            if looks_for_fresh:
+                self._at_once |= self._fresh
             ended: dict[str, Job | None] = {}
             if now >= self._look_at or self.is_behind:
                 ended = self._look(self._open)
                 self._look_at = self._rested_at + self._pause_s
                 self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
-            elif self._told:
-                ended = self._look(self._told & self._open)
+            elif self._at_once:
+                ended = self._look(set(self._at_once))
+            if looks_for_fresh:
+                self._plan_next_look_for_fresh()
             # Each time anew: with a silent network each step takes long, and none follows that need not.
             if ended or time.monotonic() >= deadline:
                 return ended
-            is_rung = self._rings(until=min(deadline, self._look_at, self._listening.due_at))
+            fresh_at = self._fresh_at if self._fresh else float("inf")
+            is_rung = self._rings(until=min(deadline, self._look_at, fresh_at, self._listening.due_at))
             if is_rung or time.monotonic() >= deadline:
                 return {}
 
@@ -113,7 +130,7 @@ class Watch:
 
     def _look(self, job_ids: Collection[str]) -> dict[str, Job | None]:
         began = time.monotonic()
-        self._told.clear()
+        self._at_once.clear()
         self.is_behind = False
         ended: dict[str, Job | None] = {}
         try:
@@ -127,10 +144,17 @@ class Watch:
                 logger.warning("While waiting for jobs: %s It is asked again and again.", problem)
             self._is_in_trouble = True
         now = time.monotonic()
-        has_worked = job_ids is self._open and not self._is_in_trouble
-        self._rested_at = now + (min(_WORK_PER_REST * (now - began), _LONGEST_REST_S) if has_worked else 0)
+        if job_ids is self._open:
+            worked_s = 0.0 if self._is_in_trouble else now - began
+            self._rested_at = now + min(_WORK_PER_REST * worked_s, _LONGEST_REST_S)
         self.remove(ended)
         return ended
+
+    def _plan_next_look_for_fresh(self) -> None:
+        self._fresh_at = time.monotonic() + self._fresh_pause_s
+        self._fresh_pause_s *= 2
+        if self._fresh_pause_s > self._pause_s:  # all are looked for as often
+            self._fresh.clear()
 
     def _rings(self, *, until: float) -> bool:
         """Wait until then, or until something is told; whether the bell was rung."""
@@ -156,7 +180,7 @@ class Watch:
         if told is None:  # any may have
             self._look_at = min(self._look_at, self._rested_at)
         else:
-            self._told |= self._open.intersection(told)
+            self._at_once |= self._open.intersection(told)
 
 
 class _Listening:
@@ -201,8 +225,8 @@ class _Listening:
         grown_up_at = self._young[0][0] if self._young else float("inf")
         return max(self._try_at, 0.0 if is_lost else min(grown_up_at, self._renew_at))
 
-    def begin(self, now: float, job_ids: set[str]) -> bool:
-        """Listen, and be told of these, unless they are young; whether that has begun now for any."""
+    def begin(self, now: float, job_ids: set[str]) -> set[str]:
+        """Listen, and be told of these, unless they are young; those for which that has begun now."""
         wanted: set[str] = set()
         while self._young and now >= self._young[0][0]:
             wanted |= self._young.popleft()[1] & job_ids
@@ -213,7 +237,7 @@ class _Listening:
                 self._renew_at = now
             if self.waker is None:  # there is nothing to listen to
                 self._try_at = float("inf")
-                return False
+                return set()
             if now >= self._renew_at:
                 wanted, self._renew_at = self._announced, now + _RENEW_S
                 self._storage.end_wait(self._name, self._over - wanted)
@@ -224,9 +248,9 @@ class _Listening:
             self.lose()
             self._try_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_TO_LISTEN_S)
-            return False
+            return set()
         self._pause_s = _LOOK_EVERY_S
-        return bool(wanted)
+        return wanted
 
     def lose(self) -> None:
         """The connection is lost; another one is opened next."""
@@ -235,8 +259,8 @@ class _Listening:
             waker.close()
 
     def end(self, *, is_asked: bool) -> None:
-        """Listen no more, and have nothing be told. Not `is_asked`: it is forgotten when its time is over, and
-        the storage would only take long to reply."""
+        """Listen no more, and have nothing be told. Not `is_asked`: it is forgotten when its time is over,
+        and the storage would only take long to reply."""
         is_asked = is_asked and self.waker is not None
         self._young.clear()
         self.lose()

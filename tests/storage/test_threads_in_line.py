@@ -20,6 +20,7 @@ from qml_mp.storage import connection as connections
 from qml_mp.storage import waiting
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres import connection as postgres
+from qml_mp.storage.postgres.link import Link, open_link
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import open_sqlite
@@ -49,15 +50,15 @@ def failures(enqueue: Callable[[], Any]) -> list[type[BaseException] | None]:
     with ThreadPoolExecutor(THREADS) as threads:
         calls = [threads.submit(enqueue) for _ in range(THREADS)]
         errors = [call.exception(2 * PATIENCE_S) for call in calls]
-    return [error and type(error) for error in errors]
+    return [None if error is None else type(error) for error in errors]
 
 
 def test_threads_that_wait_while_no_connection_can_be_made_are_told_of_that_one(
     all_have_come: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries, open_link = list[int](), postgres.open_link
+    tries = list[int]()
 
-    def open_link_once_all_are_there(*given: Any) -> postgres.Link:
+    def open_link_once_all_are_there(*given: Any) -> Link:
         tries.append(threading.get_ident())
         assert all_have_come.wait(PATIENCE_S)
         return open_link(*given)
@@ -95,7 +96,9 @@ def test_threads_that_wait_while_another_one_waits_for_a_lock_in_vain_try_once(
     patience = timedelta(seconds=1)
     with (
         closing(sqlite3.connect(path, isolation_level=None)) as other,
-        closing(Storage(SqliteDatabase(str(path), clock=OnceAllAreThere(), busy_timeout=patience))) as storage,
+        closing(
+            Storage(SqliteDatabase(str(path), clock=OnceAllAreThere(), busy_timeout=patience))
+        ) as storage,
     ):
         other.execute("BEGIN IMMEDIATE")
         failed = failures(lambda: storage.enqueue(Job.new("work")))

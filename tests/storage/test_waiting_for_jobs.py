@@ -693,6 +693,54 @@ def test_a_coroutine_whose_job_has_ended_has_nobody_elses_jobs_looked_for(
     assert_no_thread_is_left()
 
 
+@only_postgres
+@pytest.mark.parametrize("is_announced", [True, False], ids=["announced", "not announced yet"])
+def test_a_coroutine_that_comes_has_nobody_elses_jobs_looked_for(
+    app: QmlApp, storage: Storage, seen: Seen, monkeypatch: pytest.MonkeyPatch, is_announced: bool
+) -> None:
+    for pause in ("_FIRST_PAUSE_S", "_LOOK_EVERY_S", "_RENEW_S"):
+        monkeypatch.setattr(watch, pause, LONG_S)
+    handles, running = enqueued(app, 15), claims(storage, 15)
+    claim_of = {claim.job.id: claim for claim in running}
+    many, late, quick = handles[:10], handles[10:], set[str]()
+    look = app.storage.ended_jobs
+
+    def look_and_then_the_quick_ones_end(job_ids: Collection[str]) -> EndedJobs:
+        ended = look(job_ids)
+        for job_id in quick.intersection(job_ids):
+            quick.remove(job_id)
+            end(storage, claim_of[job_id])
+        return ended
+
+    monkeypatch.setattr(app.storage, "ended_jobs", look_and_then_the_quick_ones_end)
+
+    async def until(condition: Callable[[], bool]) -> None:
+        await asyncio.to_thread(wait_until, condition)
+
+    async def wait() -> None:
+        waits = [asyncio.create_task(handle.await_result(LIMIT_S)) for handle in many]
+        await until(lambda: sum(seen.looks) >= 20)  # of each one more, as it is announced
+        seen.looks.clear()
+        if not is_announced:
+            monkeypatch.setattr(watch, "_YOUNG_S", LONG_S)
+            monkeypatch.setattr(watch, "_FIRST_PAUSE_S", 0.001)
+        for handle in late:
+            if not is_announced:
+                quick.add(handle.id)
+            waiting = asyncio.create_task(handle.await_result(LIMIT_S))
+            if is_announced:
+                await until(lambda job_id=handle.id: job_id in seen.announced)  # type: ignore[misc]
+                await asyncio.to_thread(end, storage, claim_of[handle.id])
+            await waiting
+        for each in waits:
+            each.cancel()
+
+    asyncio.run(wait())
+
+    assert set(seen.looks) == {1}
+    assert_no_thread_is_left()
+
+
 def test_who_leaves_leaves_the_others_waiting_for_the_same_job(
     app: QmlApp, storage: Storage, seen: Seen
 ) -> None:
@@ -813,15 +861,15 @@ def test_a_child_forked_amid_a_wait_goes_on_with_it(
         end(storage, claim)
 
     beside(end_once_it_listens, running[0])
-    with closing(app.as_completed(handles, LIMIT_S)) as ends:
-        assert next(ends) == handles[0]
+    ends = app.as_completed(handles, LIMIT_S)
+    assert next(ends) == handles[0]
 
-        def go_on() -> None:
-            seen.listens.clear()
-            threading.Thread(target=end_once_it_listens, args=[running[1]], daemon=True).start()
-            assert next(ends) == handles[1]
+    def go_on() -> None:
+        seen.listens.clear()
+        threading.Thread(target=end_once_it_listens, args=[running[1]], daemon=True).start()
+        assert next(ends) == handles[1]
 
-        assert in_children([go_on]) == [0]
+    assert in_children([go_on]) == [0]
 
 
 def assert_no_thread_is_left() -> None:
