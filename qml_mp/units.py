@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from typing import TypeVar
 
 from qml_mp.errors import ConfigurationError, shown
 
@@ -19,6 +20,8 @@ LONGEST = timedelta(days=36_525)
 nanoseconds is a number of 64 bits. What is to be without an end says None where it can."""
 
 _LONGEST_S = LONGEST.total_seconds()
+_MOST_DOUBLED = 30  # a millisecond is twelve days by then
+_Pause = TypeVar("_Pause", float, timedelta)
 _SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DATE_OR_SECONDS = re.compile(r"(?:19|20)(?:\d\d){1,3}")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
@@ -31,6 +34,12 @@ _BYTES_PER_UNIT = {
 _BEYOND_ANY_MEMORY = 2**63
 _MOST_DIGITS = 18
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def doubled(first: _Pause, times: int, *, longest: _Pause) -> _Pause:
+    """A pause that doubles so many times, at most the longest. However often: no float holds what the 1024th
+    time would make."""
+    return min(first * (1 << min(times, _MOST_DOUBLED)), longest)
 
 
 def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from qml_mp.clock import iso
 from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.units import doubled
 
 if TYPE_CHECKING:
     from qml_mp.core.job import Job
     from qml_mp.core.progress import Progress
 
 _MAX_CRASH_BACKOFF_S = 60.0
-_MOST_DOUBLED = 6  # by then it is longer than that; no float holds what the 1026th crash would make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +171,7 @@ def judge_crash(*, crashes_before: int, max_crashes: int, error: ErrorInfo, proc
     """Decide what a crash does to its job: run again at once the first time, then with backoff, then fail."""
     if crashes_before + 1 >= max_crashes:
         return Crash(error=replace(error, type="WorkerCrashed"), rerun_after=None, process=process)
-    doubled_s = 2.0 ** min(crashes_before - 1, _MOST_DOUBLED)
-    backoff_s = 0.0 if crashes_before == 0 else min(doubled_s, _MAX_CRASH_BACKOFF_S)
+    backoff_s = 0.0 if crashes_before == 0 else doubled(1.0, crashes_before - 1, longest=_MAX_CRASH_BACKOFF_S)
     return Crash(error=error, rerun_after=timedelta(seconds=backoff_s), process=process)
 
 

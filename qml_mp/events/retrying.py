@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TryFailed, TryWorked
+from qml_mp.units import doubled
 
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 1.0  # with the jitter well below two seconds: by then what is due runs after an outage
 _MAX_JITTER_S = 0.5
-_MOST_DOUBLED = 16  # the pause has long stopped growing
 _MOST_TOLD = 10  # failures of an outage that differ: a text may hold a number that is another each time
 
 
@@ -47,7 +47,7 @@ class Retrying:
 
     def failed(self, what: str, error: Exception, *, now: float = 0.0) -> float:
         """Tell that a try failed, with `what` as in `TryFailed`; the seconds from `now` to the next."""
-        pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures, _MOST_DOUBLED), _MAX_PAUSE_S)
+        pause_s = doubled(_FIRST_PAUSE_S, self._failures, longest=_MAX_PAUSE_S)
         pause_s += self._rng.uniform(0, min(pause_s, _MAX_JITTER_S))
         self._failures += 1
         self.failing_since = now if self.failing_since is None else self.failing_since

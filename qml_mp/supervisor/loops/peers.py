@@ -25,6 +25,7 @@ from qml_mp.supervisor.recovery.sweep import (
     warn_of_survivors,
 )
 from qml_mp.supervisor.run import Run
+from qml_mp.units import doubled
 
 _RSS_STEP_BYTES = 1 << 20  # smaller changes of a worker's memory are not worth a write
 _AFTER_A_KILL = timedelta(seconds=1)
@@ -164,7 +165,7 @@ class NeighbourLoop(Loop):
         if leaving:
             return LOOK_AGAIN
         fewest = min(self._kills.get(each, 1) for each in reclaimed.left)
-        return min(_AFTER_A_KILL * (1 << min(fewest - 1, 10)), LONGEST_PAUSE)
+        return doubled(_AFTER_A_KILL, fewest - 1, longest=LONGEST_PAUSE)
 
     def _note_kills(self, unkilled: Collection[str], servers: Iterable[ServerInfo]) -> None:
         self._kills = {each: self._kills.get(each, 0) + 1 for each in unkilled}

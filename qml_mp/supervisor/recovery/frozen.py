@@ -18,6 +18,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.sweep import LONGEST_PAUSE, TOLD_AFTER, all_proved_dead, warn_of_survivors
 from qml_mp.supervisor.workers.fork import ask_stranger
+from qml_mp.units import doubled
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,6 @@ class FrozenPeers:
             self._asked[peer.id] = replace(asked, kills=asked.kills + 1)
             if asked.kills + 1 == TOLD_AFTER:
                 warn_of_survivors(peer)
-            return min(_ASK_AGAIN * (1 << min(asked.kills, 10)), LONGEST_PAUSE)
+            return doubled(_ASK_AGAIN, asked.kills, longest=LONGEST_PAUSE)
         del self._asked[peer.id]
         return {worker.id for worker in workers}

@@ -14,6 +14,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.part import in_short
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from qml_mp.units import doubled
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ _SILENT_DEATHS = 5  # in a row, of workers that have no error to show, until tha
 _BARRED_TRIES = 5  # in a row, until what bars them is taken to last
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 4.5  # so that a fixed app is noticed within five seconds
-_MOST_DOUBLED = 4  # by then it is longer than the longest; no float holds what the 1024th would be
 
 
 class Boots:
@@ -96,8 +96,7 @@ class Boots:
 
     def was_useless(self, now: float) -> None:
         """A worker died before it was ready, or idle soon after; or it could not be forked."""
-        pause_s = _FIRST_PAUSE_S * 2 ** min(self.useless, _MOST_DOUBLED)
-        self._not_before = now + min(pause_s, _LONGEST_PAUSE_S)
+        self._not_before = now + doubled(_FIRST_PAUSE_S, self.useless, longest=_LONGEST_PAUSE_S)
         self.useless += 1
 
     def was_refused(self, error: OSError, *, number: int, now: float) -> None:
