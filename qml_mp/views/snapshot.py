@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats
 from qml_mp.views.queues import QueueView, view_queues
 from qml_mp.views.servers import ServerView, view_servers
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,19 @@ def look(storage: Storage, *, most: int | None = None) -> Snapshot:
     """At the whole system. All jobs are counted where the storage has time for it, and where it has not, or
     with `most`, up to a number."""
     servers = view_servers(storage)
+    return counted(lambda among: _look(storage, servers, most=among), most=most)
+
+
+def counted(count: Callable[[int | None], _T], *, most: int | None) -> _T:
+    """What this counts among so many; without `most` among all (None), where the storage has time for it."""
     if most is None:
         try:
-            return _look(storage, servers, most=None)
+            return count(None)
         except StorageUnreachable:
             raise
         except StorageUnavailable:
             most = MOST_COUNTED
-    return _look(storage, servers, most=most)
+    return count(most)
 
 
 def _look(storage: Storage, servers: Sequence[ServerView], *, most: int | None) -> Snapshot:

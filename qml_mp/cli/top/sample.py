@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.host import cpu_seconds, is_alive
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import FailureKind
 from qml_mp.views.history import ended_in_a_minute
 from qml_mp.views.servers import WorkerView
-from qml_mp.views.snapshot import MOST_COUNTED, Snapshot, look
+from qml_mp.views.snapshot import Snapshot, counted, look
 
 _MOST_KINDS = 50
-_MOST_LOOKED_AT = 1000  # of those with the most jobs, where storage has no time to look at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,9 @@ class Rates:
 def take_sample(storage: Storage, *, at: float, most: int | None = None) -> Sample:
     """Look at everything once; `most` as in `look`."""
     seen = look(storage, most=most)
-    kinds = _newest_failures(storage, most=seen.most)
+    kinds = counted(
+        lambda among: storage.failure_kinds(limit=_MOST_KINDS, among=among, newest_first=True), most=seen.most
+    )
     workers = [worker.info for server in seen.servers for worker in server.workers]
     used = {
         worker.id: cpu_seconds(worker.process.pid) for worker in workers if is_alive(worker.process) is True
@@ -66,18 +66,6 @@ def take_sample(storage: Storage, *, at: float, most: int | None = None) -> Samp
         cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
         ended_per_minute=ended_in_a_minute(storage),
     )
-
-
-def _newest_failures(storage: Storage, *, most: int | None) -> Sequence[FailureKind]:
-    if most is None:
-        try:
-            return storage.failure_kinds(limit=_MOST_KINDS, newest_first=True)
-        except StorageUnreachable:
-            raise
-        except StorageUnavailable:
-            most = MOST_COUNTED
-    kinds = storage.failure_kinds(limit=_MOST_LOOKED_AT, among=most)
-    return sorted(kinds, key=lambda kind: kind.last_at, reverse=True)[:_MOST_KINDS]
 
 
 def rates_between(before: Sample | None, now: Sample) -> Rates:
