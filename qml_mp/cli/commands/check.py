@@ -18,7 +18,7 @@ from qml_mp.embedding.supervise import check_copyable
 from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.printable import printable_lines
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_app_spec, load_boot_timeout, load_config, load_url, take_over_settings
+from qml_mp.sources import load_boot_timeout, load_config, load_url, take_over_settings
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.probe import probe_app
@@ -74,7 +74,7 @@ def _lines(session: Session) -> Iterator[Line]:
     facts: AppFacts | None = None
     config: ServerConfig | None = None
     try:
-        spec = load_app_spec(session.app_spec)
+        spec = session.named_app()
         if spec is None:
             yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): no server starts")
         else:

@@ -25,7 +25,6 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageError
 from qml_mp.host import is_alive
 from qml_mp.printable import printable_lines
-from qml_mp.sources import load_app_spec
 from qml_mp.storage.store import Storage
 from qml_mp.units import format_duration
 
@@ -71,7 +70,7 @@ def reload(
     storage = session.existing_storage()
     servers = chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.RELOAD)
     within = None if no_wait else timeout
-    spec = load_app_spec(session.app_spec)
+    spec = session.named_app()
     for info in servers:
         note_other_folder(info, spec)
     return max(_each(servers, lambda info: _reload(storage, info, within=within)))

@@ -16,7 +16,7 @@ from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
 from qml_mp.setting_kinds import Hosts, Queues, Switch
 from qml_mp.settings import SETTINGS, ServerConfig
-from qml_mp.sources import load_app_spec, unknown_variables
+from qml_mp.sources import unknown_variables
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def start(
         raise click.UsageError(
             "Give either --reload or --preload: a program in memory takes over no new code."
         )
-    app_spec = load_app_spec(session.app_spec)
+    app_spec = session.named_app()
     if app_spec is None:
         raise click.UsageError("No app is named: pass -A module:attribute, or set QML_MP_APP.")
     _configure_logging(verbose=session.verbose, level=log_level, as_json=log_format == "json")
