@@ -110,9 +110,10 @@ def _what_is_left(storage: Storage, run: Run) -> Iterator[str]:
         yield f"{_jobs(count)} in queue {queue}, which is paused (qml-mp queues resume {queue})"
     for method, count in methods.items():
         yield f"{_jobs(count)} of method {method}, which this server does not know"
-    due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
-    if due.waiting and not run.config.enable_scheduler:
-        yield f"{_jobs(due.waiting)} due now, as this server has no scheduler (--no-scheduler)"
+    if not run.config.enable_scheduler:
+        due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
+        if due.waiting:
+            yield f"{_jobs(due.waiting)} due now, as this server has no scheduler (--no-scheduler)"
     later = storage.later_work([])
     if later.next_due_in is not None:
         yield f"{_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"
