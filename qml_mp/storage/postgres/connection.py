@@ -82,19 +82,15 @@ class PostgresConnection(ProcessConnection):
         any other version than this code's raises `SchemaMismatch` before anything is written. Not `checked`:
         it is left alone.
         """
-        try:
-            with self._turn():
-                with self._translated(what):
-                    link = self._usable(checked=checked)
-                    yield link
-                announcement, self._announcement = self._announcement, None
-                if link.pgconn.transaction_status != pq.TransactionStatus.IDLE and not link.is_unread:
-                    self._drop()
-                elif announcement is not None:
-                    self._send_aside(link, self._announcements[announcement])
-        except SchemaMismatch as problem:
-            self._look_at_schema(problem, what)
-            raise
+        with self._schema_looked_at(what), self._turn():
+            with self._translated(what):
+                link = self._usable(checked=checked)
+                yield link
+            announcement, self._announcement = self._announcement, None
+            if link.pgconn.transaction_status != pq.TransactionStatus.IDLE and not link.is_unread:
+                self._drop()
+            elif announcement is not None:
+                self._send_aside(link, self._announcements[announcement])
 
     @property
     def can_send(self) -> bool:
@@ -110,15 +106,11 @@ class PostgresConnection(ProcessConnection):
 
     def receive(self, what: str, sent: Sent) -> None:
         """Wait for the reply, unless it was read before. Raises what is wrong with it."""
-        try:
-            with self._translated(what):
-                with self._turn():
-                    self._read_reply()
-                if sent.error is not None:
-                    raise sent.error
-        except SchemaMismatch as problem:
-            self._look_at_schema(problem, what)
-            raise
+        with self._schema_looked_at(what), self._translated(what):
+            with self._turn():
+                self._read_reply()
+            if sent.error is not None:
+                raise sent.error
 
     def announce(self, told: Told) -> None:
         """Tell the listeners once the operation that runs is over, in a transaction of its own.
@@ -240,12 +232,17 @@ class PostgresConnection(ProcessConnection):
             self._is_checked = self._is_schema_expected = True
         return self._link
 
-    def _look_at_schema(self, problem: SchemaMismatch, what: str) -> None:
+    @contextmanager
+    def _schema_looked_at(self, what: str) -> Iterator[None]:
         """Raise what is so instead, where a statement has missed a table of a schema that was there before:
         it was dropped, and whoever made an empty one now would be in the way of a restore."""
-        if self._is_schema_expected and isinstance(problem.__cause__, psycopg.Error):
-            with self._turn(), self._translated(what):
-                self._usable(checked=True)
+        try:
+            yield
+        except SchemaMismatch as problem:
+            if self._is_schema_expected and isinstance(problem.__cause__, psycopg.Error):
+                with self._turn(), self._translated(what):
+                    self._usable(checked=True)
+            raise
 
     def _new_link(self) -> Link:
         """Who has come before another thread's try began is told what came of that one: in an outage the
