@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from qml_mp.core.job import Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
@@ -24,6 +24,11 @@ def server(servers: Callable[..., Server]) -> Server:
     return servers("-w", "1", "-q", "images").start()
 
 
+def row_of(page: Watched, queue: str) -> Locator:
+    """That of the queue in the list."""
+    return page.page.get_by_role("row").filter(has=page.page.get_by_role("rowheader", name=queue))
+
+
 def test_a_queue_is_paused_and_resumed(page: Watched, site: Site, server: Server) -> None:
     storage, shown = site.storage, page.page
     storage.enqueue(Job.new("quick", {}, queue="images", delay=HOUR))
@@ -33,7 +38,7 @@ def test_a_queue_is_paused_and_resumed(page: Watched, site: Site, server: Server
     expect(shown.get_by_role("status")).to_have_text("images is paused. Jobs of it that run go on.")
     job_id = storage.enqueue(Job.new("quick", {}, queue="images"))
 
-    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="images"))
+    row = row_of(page, "images")
     expect(row).to_contain_text("paused")
     expect(row.locator("td[data-label=Enqueued]")).to_have_text("1")
     shown.get_by_role("button", name="Resume images").click()
@@ -46,7 +51,7 @@ def test_limits_are_set_shown_and_ended(page: Watched, site: Site) -> None:
     site.storage.enqueue(Job.new("nobody-has-this", queue="video"))
     page.open("/queues")
     shown = page.page
-    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="video"))
+    row = row_of(page, "video")
 
     row.locator("summary").click()
     row.get_by_label("Running at most").fill("3")
@@ -69,7 +74,7 @@ def test_what_is_typed_is_sent_after_the_list_was_shown_anew(page: Watched, site
     site.storage.enqueue(Job.new("nobody-has-this", queue="typed"))
     page.open("/queues")
     shown = page.page
-    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="typed"))
+    row = row_of(page, "typed")
 
     row.locator("summary").click()
     row.get_by_label("Running at most").fill("3")
@@ -96,7 +101,7 @@ def test_a_limit_that_cannot_be_is_refused_with_what_to_do(
     site.storage.enqueue(Job.new("nobody-has-this", queue="video"))
     page.expected = ["400"]
     page.open("/queues")
-    row = page.page.get_by_role("row").filter(has=page.page.get_by_role("rowheader", name="video"))
+    row = row_of(page, "video")
 
     row.locator("summary").click()
     row.get_by_label(field).fill(text)
