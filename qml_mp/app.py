@@ -223,7 +223,8 @@ class QmlApp(Gathering, OnePerProcess):
     async def aenqueue(
         self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
     ) -> JobHandle[JsonValue]:
-        """`enqueue` without blocking the event loop, save with `conn`."""
+        """`enqueue` without blocking the event loop, save with `conn`. One that is cancelled writes nothing
+        any more unless the storage was at it: then the job may be there."""
         conn = pop_conn(options)
         job = self._make_job(method, payload, options)
         return await self._client.aenqueue(job, rebuilt=as_stored, conn=conn)
@@ -236,7 +237,7 @@ class QmlApp(Gathering, OnePerProcess):
     async def aenqueue_many(
         self, jobs: Iterable[Job], *, conn: object | None = None
     ) -> list[JobHandle[JsonValue]]:
-        """`enqueue_many` without blocking the event loop, save with `conn`."""
+        """`enqueue_many` without blocking the event loop, save with `conn`; cancelled as `aenqueue` is."""
         return await self._client.aenqueue_many(self._checked(jobs), rebuilt=as_stored, conn=conn)
 
     def pause_queue(self, name: str) -> None:

@@ -73,7 +73,8 @@ class ConfiguredJob(Generic[P, R]):
         return self._client.enqueue(self.job(*args, **kwargs), rebuilt=self.worker.rebuilt, conn=self._conn)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
-        """`enqueue` without blocking the event loop, save with `conn`."""
+        """`enqueue` without blocking the event loop, save with `conn`. One that is cancelled writes nothing
+        any more unless the storage was at it: then the job may be there."""
         job = self.job(*args, **kwargs)
         return await self._client.aenqueue(job, rebuilt=self.worker.rebuilt, conn=self._conn)
 
@@ -88,7 +89,7 @@ class ConfiguredJob(Generic[P, R]):
         return self._client.enqueue_many(self._own(jobs), rebuilt=self.worker.rebuilt, conn=self._conn)
 
     async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[R]]:
-        """`enqueue_many` without blocking the event loop, save with `conn`."""
+        """`enqueue_many` without blocking the event loop, save with `conn`; cancelled as `aenqueue` is."""
         given = self._own(jobs)
         return await self._client.aenqueue_many(given, rebuilt=self.worker.rebuilt, conn=self._conn)
 

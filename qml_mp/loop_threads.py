@@ -6,10 +6,12 @@ Not those of the event loop's own pool: the program may keep all of them busy fo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qml_mp.storage.waiting import PlaceInLine, place_in_line
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -30,24 +32,25 @@ class LoopThreads:
 
     async def call(self, call: Callable[[], _T]) -> _T:
         """As `asyncio.to_thread`: within the context of the coroutine; and of one that is cancelled, what has
-        begun goes on, and `asyncio.run` ends after it."""
+        begun goes on, and `asyncio.run` ends after it. What waits for a thread, or in one for the storage
+        behind others, has not begun, and nothing of it is done."""
         import asyncio
-        from concurrent.futures import wait
 
-        begun = self._begin(call)
+        place = PlaceInLine()
+        thread = self._begin(call, place)
         try:
-            return await asyncio.wrap_future(begun)
-        except asyncio.CancelledError:
-            if not begun.done():
-                with suppress(RuntimeError):  # the loop's pool, which `asyncio.run` waits for, is shut down
-                    asyncio.get_running_loop().run_in_executor(None, wait, [begun])
+            return await asyncio.wrap_future(thread)
+        except asyncio.CancelledError:  # which takes it back from the pool, too
+            place.give_up()
+            if not thread.done():
+                await _have_loop_end_after(thread)
             raise
 
     async def to_the_end(self, call: Callable[[], _T]) -> _T:
         """A coroutine that is cancelled meanwhile leaves when the call is over."""
         import asyncio
 
-        thread = asyncio.wrap_future(self._begin(call))
+        thread = asyncio.wrap_future(self._begin(call, None))
         cancelled: asyncio.CancelledError | None = None
         while not thread.done():
             try:
@@ -59,15 +62,17 @@ class LoopThreads:
         thread.exception()  # else asyncio would log that nobody has asked for it
         raise cancelled
 
-    def _begin(self, call: Callable[[], _T]) -> Future[_T]:
+    def _begin(self, call: Callable[[], _T], place: PlaceInLine | None) -> Future[_T]:
         import asyncio
 
         loop = asyncio.get_running_loop()
+        context = copy_context()
+        context.run(place_in_line.set, place)
         pool = self._pools.get(loop)
         if pool is None or not pool.enter():
             pool = self._pools[loop] = _Pool(self._name)
         try:
-            begun = pool.executor.submit(copy_context().run, call)
+            begun = pool.executor.submit(context.run, call)
         except BaseException:  # there are too many threads; or it was a Ctrl-C
             self._leave(loop, pool)
             raise
@@ -77,6 +82,34 @@ class LoopThreads:
     def _leave(self, loop: AbstractEventLoop, pool: _Pool) -> None:
         if pool.leave() and self._pools.get(loop) is pool:
             del self._pools[loop]
+
+
+async def _have_loop_end_after(thread: Future[Any]) -> None:
+    """Of all that `asyncio.run` waits for, an async generator alone takes no thread of the loop's own pool:
+    it is ended with its loop, and may await something then."""
+    import asyncio
+
+    loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+
+    async def waits_when_ended() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await is_over.wait()
+
+    waiting = waits_when_ended()
+    await anext(waiting)
+
+    def end() -> None:
+        is_over.set()
+        with suppress(StopIteration, RuntimeError):  # the latter: `asyncio.run` is ending it
+            waiting.aclose().send(None)
+
+    def tell(_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(end)
+
+    thread.add_done_callback(tell)
 
 
 class _Pool:

@@ -19,6 +19,7 @@ that of `Part`), which ends what was left open. The generator, when it goes on, 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -32,7 +33,7 @@ from typing import TypeVar
 from qml_mp import failpoints
 from qml_mp.errors import StorageError
 from qml_mp.storage.migrate import Migration, check_version
-from qml_mp.storage.waiting import StorageWait, WriteTurns
+from qml_mp.storage.waiting import StorageWait, WriteTurns, place_in_line
 
 _T = TypeVar("_T")
 
@@ -169,6 +170,12 @@ class ProcessConnection(ABC):
                     raise StorageError(
                         "A storage operation was started inside another one of the same thread."
                     )
+                place = place_in_line.get()
+                if place is not None:
+                    if not place.begin():
+                        raise StorageError("Who has asked for this is gone, and nothing of it was begun.")
+                    operation.came_at = min(operation.came_at, place.came_at)
+                    place.came_at = math.inf
                 failpoints.hit("storage.call")
                 # Held once more, until `_end`. Python looks for signals after the call, and not before it.
                 self.running = operation

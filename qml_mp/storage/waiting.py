@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -45,6 +46,29 @@ def pause_before_next_try(waiting: StorageWait | None) -> None:
     """Let time pass between two tries for a lock that one can only look at."""
     pause = time.sleep if waiting is None else waiting.pause
     pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
+
+
+class PlaceInLine:
+    """Of a call that a thread makes for somebody who may go before the storage has its first operation: this
+    is begun or given up, whichever comes first."""
+
+    def __init__(self) -> None:
+        self.came_at = time.monotonic()
+        """As its first operation counts it, which may have waited for a thread; afterwards infinite."""
+        self._begins: dict[str, bool] = {}
+        """What came first. The thread and whoever goes write it: `setdefault` is atomic."""
+
+    def begin(self) -> bool:
+        """Whether it goes on; so does all that follows then."""
+        return self._begins.setdefault("", True)
+
+    def give_up(self) -> None:
+        """Nothing is to be done any more, unless it has begun."""
+        self._begins.setdefault("", False)
+
+
+place_in_line: ContextVar[PlaceInLine | None] = ContextVar("qml_mp_place_in_line", default=None)
+"""Of the call within which a thread uses a storage."""
 
 
 class WriteTurns(Protocol):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,15 @@ def busy_pool() -> Iterator[Callable[[], bool]]:
         yield lambda: not busy.done()
     finally:
         may_end.set()
+
+
+async def cancelled_once_begun(call: Coroutine[Any, Any, object], has_begun: threading.Event) -> None:
+    calling = asyncio.create_task(call)
+    while not has_begun.is_set():
+        await asyncio.sleep(0.001)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
 
 
 def threads_left() -> int:
@@ -90,18 +101,73 @@ def test_what_has_begun_is_over_when_asyncio_run_returns_though_its_coroutine_wa
         ends.append("written")
 
     async def main() -> None:
-        writing = asyncio.create_task(threads.call(write))
-        while not has_begun.is_set():
-            await asyncio.sleep(0.001)
-        writing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await writing
+        await cancelled_once_begun(threads.call(write), has_begun)
         ends.append("cancelled")
         asyncio.get_running_loop().call_soon(may_end.set)
 
     asyncio.run(main())
 
     assert ends == ["cancelled", "written"]
+
+
+def test_what_goes_on_for_a_cancelled_coroutine_takes_no_thread_of_the_loops_own_pool() -> None:
+    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
+
+    def ask() -> bool:
+        has_begun.set()
+        return may_end.wait(PATIENCE_S)
+
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        await cancelled_once_begun(threads.call(ask), has_begun)
+        await asyncio.to_thread(lambda: None)
+        went_on_meanwhile = threads_left() == 1
+        may_end.set()
+        return went_on_meanwhile
+
+    assert asyncio.run(main())
+    wait_until(lambda: not threads_left(), what="the end of the threads")
+
+
+def test_what_goes_on_for_a_cancelled_coroutine_may_end_when_its_loop_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
+
+    def ask() -> bool:
+        has_begun.set()
+        return may_end.wait(PATIENCE_S)
+
+    async def main() -> None:
+        await cancelled_once_begun(threads.call(ask), has_begun)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()  # unlike `asyncio.run`, without a word to what is open
+    may_end.set()
+    wait_until(lambda: not threads_left(), what="the end of the threads")
+    gc.collect()
+
+    assert not caplog.records
+
+
+def test_a_loop_goes_on_once_what_was_cancelled_is_over() -> None:
+    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
+
+    def ask() -> None:
+        has_begun.set()
+        may_end.wait(PATIENCE_S)
+        raise ValueError("whose caller is gone")
+
+    async def main() -> int:
+        await cancelled_once_begun(threads.call(ask), has_begun)
+        may_end.set()
+        while threads_left():
+            await asyncio.sleep(0.001)
+        return await threads.call(lambda: 7)
+
+    assert asyncio.run(main()) == 7
 
 
 def test_loops_that_ask_within_each_others_calls_do_not_wait_for_threads() -> None:
