@@ -14,12 +14,13 @@ import click
 
 from qml_mp import host
 from qml_mp.cli.completion import BY_PARAMETER
-from qml_mp.cli.failure import sentence
+from qml_mp.cli.failure import in_words, sentence
 from qml_mp.cli.output import note, stdout_for_data
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
 from qml_mp.sources import (
     is_url_in_environment,
     load_app_spec,
+    load_boot_timeout,
     load_config,
     load_url,
     take_over_settings,
@@ -28,6 +29,7 @@ from qml_mp.sources import (
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
+    from qml_mp.child.source import AppFacts
     from qml_mp.core.job import Job
     from qml_mp.core.options import JobOptions
     from qml_mp.core.payload import JsonValue
@@ -48,6 +50,7 @@ class Session:
     """As `-A` gave it."""
     verbose: bool = False
     _app: QmlApp | None = None
+    _facts: AppFacts | None = None
     _directory: str | None = field(default_factory=host.current_directory)
     """In which the command was called; an app may change it when it is imported."""
     _not_asked: str | None = None
@@ -58,11 +61,28 @@ class Session:
         return load_app_spec(self.app_spec, directory=self._directory)
 
     def app(self) -> QmlApp | None:
-        """The user's app, imported into this process; None when nobody names one."""
-        if self._app is None:
-            spec = self.named_app()
-            self._app = None if spec is None else _import_app(spec)
+        """The user's app, imported into this process without a limit of time; None when nobody names one."""
+        if self._app is None and (spec := self.named_app()) is not None:
+            self._app = _import_app(spec)
         return self._app
+
+    def facts(self) -> AppFacts | None:
+        """What the user's app gives. A process of its own imports it, which has `boot_timeout` for that. None
+        when nobody names one; raises `AppImportError`."""
+        from qml_mp.child.source import NamedProgram, facts_of
+        from qml_mp.supervisor.probe import probe_app
+
+        if self._app is not None:
+            return facts_of(self._app.program)
+        if self._facts is None and (spec := self.named_app()) is not None:
+            try:
+                with stdout_for_data():
+                    facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
+            except AppImportError as error:
+                raise AppImportError(in_words(error, verbose=True)) from error
+            take_over_settings(facts.environment)
+            self._facts = facts
+        return self._facts
 
     def make_job(self, method: str, payload: JsonValue, **options: Unpack[JobOptions]) -> Job:
         """A job that is not enqueued yet, checked against the app when there is one."""
@@ -93,19 +113,10 @@ class Session:
             return self._open(url)
 
     def storage_of_probed_app(self) -> Storage:
-        """`storage()` for a command that forks: the app, which may start threads at its import, is imported
-        in a process of its own."""
-        from qml_mp.child.source import NamedProgram
-        from qml_mp.settings import ServerConfig
-        from qml_mp.supervisor.probe import probe_app
-
-        spec = self.named_app()
-        code_url = None
-        if self.url is None and spec is not None:
-            with stdout_for_data():
-                facts = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout)
-            take_over_settings(facts.environment)
-            code_url = facts.url
+        """`storage()` for a command that wants the settings, too, that the app's import puts into the
+        environment: it is imported, however plainly its source says the URL."""
+        facts = None if self.url is not None else self.facts()
+        code_url = None if facts is None else facts.url
         with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
             return self._open(url)
 
@@ -144,13 +155,12 @@ class Session:
         from qml_mp.storage.values import Retention
 
         try:
-            app = self.app()
+            facts = self.facts()
         except AppImportError as error:  # jobs can be cancelled while the code is broken
-            note(f"what is kept how long is taken from the settings alone: {' '.join(str(error).split())}")
-            app = None
-        code = None if app is None else app.config
-        config = load_config(flags={}, code=code, directory=self._directory)
-        return Retention.of(config)
+            note(f"what is kept how long is taken from the settings alone: {error}")
+            facts = None
+        code = None if facts is None else facts.config
+        return Retention.of(load_config(flags={}, code=code, directory=self._directory))
 
     def _open(self, url: str) -> Storage:
         from qml_mp.storage.open import open_storage
@@ -181,13 +191,13 @@ class Session:
                     self._not_asked = spec if is_guess else None
                     return url
         try:
-            app = self.app()
+            facts = self.facts()
         except AppImportError as error:
             raise AppImportError(
                 f"{sentence(str(error))} Only the storage's URL is wanted of it here: name that by "
                 f"{ways_out}, and it is not imported."
             ) from error
-        return None if app is None else url_for_others(app.program.url)
+        return None if facts is None else url_for_others(facts.url)
 
 
 def _names_a_file(url: str) -> bool:

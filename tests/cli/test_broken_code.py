@@ -10,7 +10,9 @@ from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
 
 _BROKEN = TASKS.replace("app = QmlApp()", 'import no_such_library\napp = QmlApp(str("sqlite:///qml.db"))')
+_HANGS = _BROKEN.replace("import no_such_library", "import threading\nthreading.Event().wait()")
 _URL = ("--url", "sqlite:///qml.db")
+_SOON = {"QML_MP_BOOT_TIMEOUT": "100ms"}
 
 
 @pytest.mark.parametrize("command", [("check",), ("start",), ("jobs", "list"), ("enqueue", "f")])
@@ -106,6 +108,53 @@ def test_code_that_is_no_python_is_not_guessed_at_although_it_seems_to_say_its_u
 
     assert refused.code == 3
     assert "name that by --url, and" in refused.err
+
+
+_ASKS_ALL = ("--all", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("change", "made"), [("cancel", "deleted"), ("delete", "deleted"), ("retry", "enqueued")]
+)
+def test_jobs_are_changed_beside_code_whose_import_does_not_end(
+    qml: Qml, storage: Storage, change: str, made: str
+) -> None:
+    storage.enqueue(Job.new("resize"))
+    (qml.folder / "tasks.py").write_text(_HANGS)
+
+    changed = qml("-A", "tasks:app", "jobs", change, *_ASKS_ALL, *_URL, env=_SOON)
+
+    assert changed.code == 0
+    assert changed.err.count("\n") == 1
+    assert "alone: The app 'tasks:app' was not imported within 100ms (boot_timeout)." in changed.err
+    assert storage.job_counts()[StateName(made)] == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("jobs", "cancel", *_ASKS_ALL), ("status",), ("queues", "resume", "images"), ("stop",)]
+)
+def test_a_command_that_wants_the_url_of_code_whose_import_does_not_end_says_how_to_name_it(
+    qml: Qml, storage: Storage, command: tuple[str, ...]
+) -> None:
+    (qml.folder / "tasks.py").write_text(_HANGS)
+
+    refused = qml("-A", "tasks:app", *command, env=_SOON)
+
+    assert refused.code == 3
+    assert is_one_error(refused.err)
+    assert "was not imported within 100ms (boot_timeout). Only the storage's URL is wanted" in refused.err
+    assert "name that by --url" in refused.err
+
+
+def test_a_queue_that_nobody_knows_is_looked_for_in_code_whose_import_does_not_end_within_a_limit(
+    qml: Qml, storage: Storage
+) -> None:
+    (qml.folder / "tasks.py").write_text(_HANGS)
+
+    refused = qml("-A", "tasks:app", "queues", "pause", "later", *_URL, env=_SOON)
+
+    assert refused.code == 3
+    assert "(boot_timeout). It was to say whether it serves a queue 'later'" in refused.err
 
 
 def test_a_queue_that_nobody_knows_wants_the_app_or_force(qml: Qml, storage: Storage) -> None:

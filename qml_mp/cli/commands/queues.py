@@ -218,13 +218,13 @@ def _check_known(session: Session, storage: Storage, name: str, *, has_force: bo
         if name in known:
             return
     try:
-        app = session.app()
+        facts = session.facts()
     except AppImportError as error:
         raise AppImportError(
             f"{sentence(str(error))} It was to say whether it serves a queue {name!r}, as no job waits in "
             "one and no server does." + (" With --force it is not asked." if has_force else "")
         ) from error
-    known.update(() if app is None else app.program.queues)
+    known.update(() if facts is None else facts.queues)
     if name in known:
         return
     alike = get_close_matches(name, known, n=1)
