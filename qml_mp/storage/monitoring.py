@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
@@ -140,14 +140,21 @@ class Monitoring(Part):
         return DueWork(runnable=row["runnable"], waiting=row["waiting"])
 
     def later_work(
-        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, paused: bool = True
+        self,
+        queues: Sequence[str],
+        *,
+        methods: Sequence[str] | None = None,
+        paused: bool = True,
+        within: timedelta | None = None,
     ) -> LaterWork:
         """What will be due in the queues (empty: all), without `paused` in those alone that are not; of
-        these methods alone, unless they are None."""
+        these methods alone, unless they are None. With `within` it is what will be due in so long, and its
+        cost does not grow with what is due after that."""
         which = {
             "queues": list(queues),
             "methods": None if methods is None else list(methods),
             "paused": paused,
+            "within": within,
         }
         row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))

@@ -128,5 +128,5 @@ def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) ->
         soon: StateName.SUCCEEDED, late: StateName.SCHEDULED, unknown: StateName.SCHEDULED,
         closed: StateName.SCHEDULED,
     }  # fmt: skip
-    assert "Waiting for what comes in time: 2 jobs due later, the next in " in ended.err
+    assert "Waiting for what comes in time: 1 job due later, the next in " in ended.err
     assert "Left: 3 jobs due later" in ended.err

@@ -181,6 +181,7 @@ def test_later_work_is_what_will_be_due_in_the_queues(storage: Storage, raw: Raw
     assert later.next_due_in is not None
     assert HOUR < later.next_due_in <= 2 * HOUR
     assert storage.later_work([]).count == 3
+    assert [storage.later_work([], within=hours * HOUR).count for hours in (0, 1, 2, 3)] == [0, 1, 2, 3]
     storage.set_paused("a", True)
     assert (storage.later_work([], paused=False).count, storage.later_work([]).count) == (1, 3)
 

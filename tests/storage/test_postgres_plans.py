@@ -226,6 +226,24 @@ def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
     assert [_rows(line) for line in scans] == [200], plan
 
 
+def test_what_will_be_due_within_a_time_is_counted_without_reading_what_is_due_after_that(
+    session: psycopg.Connection, postgres_url: str
+) -> None:
+    session.execute(
+        f"UPDATE {SCHEMA}.jobs SET state = 'scheduled', run_at = now() + interval '1 hour'"
+        " WHERE state = 'enqueued' AND method = 'work' AND queue = 'small'"
+    )
+    soon: dict[str, object] = {
+        "queues": [], "methods": ["work"], "paused": False, "within": timedelta(minutes=1),
+    }  # fmt: skip
+
+    plan = explained(session, postgres_url, QUERIES.monitoring.later_work, soon, generic=True)
+
+    assert not any("Seq Scan on jobs" in line and "never executed" not in line for line in plan), plan
+    assert [_rows(line) for line in plan if "jobs_due" in line] == [0], plan
+    assert not any("Rows Removed" in line for line in plan), plan
+
+
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 def test_queues_are_counted_up_to_a_number_by_a_few_reads_of_an_index(
     session: psycopg.Connection, postgres_url: str, generic: bool

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage import listing
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, JobFilter
-from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connection
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, open_sqlite, sqlite_connection
 
 FEW, MANY = 200, 5000
 ENQUEUED = StateName.ENQUEUED
@@ -340,3 +340,19 @@ def test_failure_callbacks_are_looked_through_without_reading_the_rest(storage: 
     few, many = steps_among(FEW), steps_among(MANY)
 
     assert many <= 1.5 * few
+
+
+def test_what_will_be_due_within_a_time_is_counted_without_reading_what_is_due_after_that(
+    storage: Storage,
+) -> None:
+    def steps_among(number: int) -> int:
+        storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(number))
+        with steps_counted(storage) as steps:
+            later = storage.later_work([], methods=["work"], paused=False, within=timedelta(minutes=1))
+        assert later.count == 1
+        return steps[0]
+
+    storage.enqueue(Job.new("work", at=datetime.now(UTC) + timedelta(seconds=50)))
+    few, many = steps_among(FEW), steps_among(MANY)
+
+    assert many <= 1.1 * few

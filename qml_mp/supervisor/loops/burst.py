@@ -65,8 +65,9 @@ class BurstLoop(Loop):
         left_s = self._wait_deadline - self._run.clock.monotonic()
         if left_s <= 0:
             return False
-        later = storage.later_work(says.queues, methods=says.methods, paused=False)
-        if later.next_due_in is None or later.next_due_in.total_seconds() > left_s:
+        left = timedelta(seconds=left_s)
+        later = storage.later_work(says.queues, methods=says.methods, paused=False, within=left)
+        if later.next_due_in is None:
             return False
         if self._waits_for != later.count:
             self._waits_for = later.count

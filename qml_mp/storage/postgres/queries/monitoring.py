@@ -277,7 +277,8 @@ MONITORING: Final = MonitoringQueries(
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, now() AS now FROM {{s}}.jobs
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {SERVED} AND {KNOWN}
-          AND (%(paused)s OR {_NOT_PAUSED})
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now()
+          AND run_at <= COALESCE(now() + %(within)s::interval, 'infinity')
+          AND {SERVED} AND {KNOWN} AND (%(paused)s OR {_NOT_PAUSED})
     """,
 )

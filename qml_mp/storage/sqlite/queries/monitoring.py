@@ -259,7 +259,8 @@ MONITORING: Final = MonitoringQueries(
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
         FROM qml_jobs INDEXED BY qml_jobs_waiting
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {SERVED} AND {KNOWN}
-          AND (:paused OR {_NOT_PAUSED})
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now
+          AND run_at <= COALESCE(:now + :within, 9e999) -- not an OR, for which the whole index is read
+          AND {SERVED} AND {KNOWN} AND (:paused OR {_NOT_PAUSED})
     """,
 )
