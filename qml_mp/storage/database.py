@@ -130,6 +130,9 @@ class Database(Protocol):
         """Whether the error is about the values or a constraint of the rows: the same ones will be refused
         again, and others may be taken."""
 
+    def refuses_rows(self, error: BaseException) -> bool:
+        """The same, or that a trigger of the user's refuses them."""
+
     def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:
         """The rows of a query that only reads what is committed."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NoReturn
 
 from qml_mp.core.job import ClaimKey, Job
@@ -13,9 +14,10 @@ from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageErr
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.driver_connection import driver_connection
 from qml_mp.storage.job_rows import job_of
+from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import STRANDED
-from qml_mp.storage.rows import Row, state_name_of
+from qml_mp.storage.rows import Row, state_name_of, text_of
 from qml_mp.storage.storable import NewRow, canonical_id, new_row, storable_reason
 from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention
@@ -113,21 +115,30 @@ class JobStore(Part):
             claims = self._claims_of(transaction.run(stranded, which).rows())
             return release_all(self._db, transaction, claims, Release(reason=STRANDED), retention)
 
-    def promote_due(self, *, limit: int) -> Promoted:
+    def promote_due(self, *, limit: int, left_out: LeftOut | None = None) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first.
 
         Fewer than that and more due at once (`next_due_in` is zero): the others are in somebody else's hands,
-        most likely of a server that promotes them."""
+        most likely of a server that promotes them. With `left_out`, what the database refuses is left out
+        there, and counts as not waiting; without, such a job keeps the others."""
         queries, what = self._db.queries.jobs, "promoting due jobs"
-        if self._db.has_one_writer:
-            wait = self._until_due(self._db.read(what, queries.next_due))
-            if wait != timedelta():
-                return Promoted(count=0, next_due_in=wait)
         # When a machine goes down and takes it along, the jobs are still due.
-        with self._db.transaction(what, durable=False) as transaction:
-            promoted = transaction.run(queries.promote, {"limit": limit})
-            upcoming = transaction.run(queries.next_due)
-        return Promoted(count=promoted.count, next_due_in=self._until_due(upcoming.rows()))
+        change = partial(self._change_these, what, queries.promote_these, durable=False)
+        again, spared = self._change_again(left_out, change)
+        if self._db.has_one_writer:
+            wait = self._until_due(self._db.read(what, queries.next_due, spared))
+            if wait != timedelta():
+                return Promoted(count=again, next_due_in=wait)
+        values = {"limit": limit, **spared}
+        try:
+            with self._db.transaction(what, durable=False) as transaction:
+                promoted = transaction.run(queries.promote, values)
+                upcoming = transaction.run(queries.next_due, spared).rows
+            count = promoted.count
+        except StorageError as error:
+            count, spared = self._change_apart(what, queries.due, values, change, left_out, error)
+            upcoming = partial(self._db.read, what, queries.next_due, spared)
+        return Promoted(count=again + count, next_due_in=self._until_due(upcoming()))
 
     def hasten_jobs_from_the_future(self) -> int:
         """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
@@ -171,15 +182,52 @@ class JobStore(Part):
             for row in rows
         ]
 
-    def delete_expired_jobs(self, *, limit: int) -> int:
-        """Delete final jobs past `expires_at`, with their attempts, at most `limit`; how many."""
-        queries, values = self._db.queries.jobs, {"limit": limit}
-        return self._delete_old(
-            "deleting expired jobs",
-            any_old=queries.any_expired,
-            query=queries.delete_expired,
-            values=values,
-        )
+    def delete_expired_jobs(self, *, limit: int, left_out: LeftOut | None = None) -> int:
+        """Delete final jobs past `expires_at`, with their attempts, at most `limit`; how many. `left_out` as
+        for `promote_due`."""
+        queries, what = self._db.queries.jobs, "deleting expired jobs"
+        durable = not self._db.has_one_writer  # as `_delete_old` has it
+        change = partial(self._change_these, what, queries.delete_these, durable=durable)
+        again, spared = self._change_again(left_out, change)
+        values = {"limit": limit, **spared}
+        try:
+            return again + self._delete_old(
+                what, any_old=queries.any_expired, query=queries.delete_expired, values=values
+            )
+        except StorageError as error:
+            return again + self._change_apart(what, queries.expired, values, change, left_out, error)[0]
+
+    def _change_these(self, what: str, query: str, job_ids: Sequence[str], *, durable: bool) -> int:
+        """Change these jobs by a commit of their own, since a constraint may be looked at only then."""
+        with self._db.transaction(what, durable=durable) as transaction:
+            changed = transaction.run(query, {"ids": list(job_ids)})
+        return changed.count
+
+    def _change_again(
+        self, left_out: LeftOut | None, change: Callable[[Sequence[str]], int]
+    ) -> tuple[int, Values]:
+        """How many of those that were left out are changed now, and what is to spare those that still are."""
+        if left_out is None:
+            return 0, {"spared": []}
+        count = left_out.change_again(change, is_refusal=self._db.refuses_rows)
+        return count, {"spared": left_out.ids}
+
+    def _change_apart(
+        self,
+        what: str,
+        query: str,
+        values: Values,
+        change: Callable[[Sequence[str]], int],
+        left_out: LeftOut | None,
+        error: StorageError,
+    ) -> tuple[int, Values]:
+        """The same for the jobs that the query gives, after all of them together were refused by this error,
+        which is raised when it is none about rows, or when there is no room for more of them."""
+        if left_out is None or not left_out.has_room or not self._db.refuses_rows(error):
+            raise error
+        job_ids = [text_of(row["id"]) for row in self._db.read(what, query, values)]
+        count = left_out.change(job_ids, change, is_refusal=self._db.refuses_rows)
+        return count, {"spared": left_out.ids}
 
     def _until_due(self, upcoming: Sequence[Row]) -> timedelta | None:
         return self._between(upcoming[0], "now", "due_at") if upcoming else None

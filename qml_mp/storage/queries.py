@@ -53,9 +53,13 @@ class JobQueries:
     """stale_before, spared: `released_columns` of the claims that started before, save those of the servers
     spared; nobody else ends them until the transaction does."""
     next_due: str
-    """due_at of the next waiting job, now. No row, or no instant: none waits."""
+    """spared: due_at of the next waiting job save these, now. No row, or no instant: none waits."""
     promote: str
-    """limit: make Enqueued what is due, longest due first."""
+    """limit, spared: make Enqueued what is due save these, longest due first."""
+    due: str
+    """limit, spared: ids of those that `promote` would make so."""
+    promote_these: str
+    """ids: `promote` for what is due of these."""
     any_from_the_future: str | None
     """A row if one of the next two would change a job. None: not asked, as there are several writers."""
     hasten_retries: str
@@ -76,10 +80,14 @@ class JobQueries:
     progress: str
     """ids: id, claim_seq, progress of those that have any."""
     any_expired: str | None
-    """A row if `delete_expired` would delete a job. None: not asked, as there are several writers."""
+    """spared: a row if `delete_expired` would delete a job. None: not asked, as there are several writers."""
     delete_expired: str
-    """limit: delete ended jobs whose time is over, oldest first, their attempts with them; not those whose
-    failure is to be told yet, unless nobody has begun to for a day."""
+    """limit, spared: delete ended jobs whose time is over save these, oldest first, their attempts with them;
+    not those whose failure is to be told yet, unless nobody has begun to for a day."""
+    expired: str
+    """limit, spared: ids of those that `delete_expired` would delete."""
+    delete_these: str
+    """ids: `delete_expired` for what has expired of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,19 +84,19 @@ class Raw:
         """Move a column's instants into the past, which for the storage is as if time had passed."""
         self.run(f"UPDATE {{{table}}} SET {column} = {column} - ?", self.interval(by))
 
-    def refuse(self, change: str, table: str, *, saying: str) -> None:
-        """Have each row of the table refuse to be changed so ("UPDATE", "DELETE"), as a trigger of the user's
-        may; until `allow`."""
+    def refuse(self, change: str, table: str, *, saying: str, when: str = "1 = 1") -> None:
+        """Have each such row of the table refuse to be changed so ("UPDATE", "DELETE"), as a trigger of the
+        user's may; until `allow`."""
         trigger = f"CREATE TRIGGER no BEFORE {change} ON {{{table}}}"
         if self.is_sqlite:
-            self.run(f"{trigger} BEGIN SELECT RAISE(ABORT, '{saying}'); END")
+            self.run(f"{trigger} WHEN {when} BEGIN SELECT RAISE(ABORT, '{saying}'); END")
             return
         schema = self.name(table).partition(".")[0]
         self.run(
-            f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
+            f"CREATE OR REPLACE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN RAISE EXCEPTION '{saying}'; END $$"
         )
-        self.run(f"{trigger} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
+        self.run(f"{trigger} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {schema}.no()")
 
     def allow(self, table: str) -> None:
         """What `refuse` has the table refuse."""

@@ -364,7 +364,7 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
 ) -> None:
     own_session.execute(f"UPDATE {OWN}.jobs SET state = '{state}', {due} = created_at")
     own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
-    bound: dict[str, object] = {"limit": 25, "channel": "c"}
+    bound: dict[str, object] = {"limit": 25, "spared": [], "channel": "c"}
 
     plan = explained(
         own_session,
@@ -418,7 +418,7 @@ def test_of_expired_jobs_that_are_to_be_told_yet_each_is_read_once(
     own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
 
     query = QUERIES.jobs.delete_expired
-    plan = explained(own_session, postgres_url, query, {"limit": 25}, generic=True, schema=OWN)
+    plan = explained(own_session, postgres_url, query, {"limit": 25, "spared": []}, generic=True, schema=OWN)
 
     assert_only_heads_are_read(plan, "jobs_expiry")
     [calls] = [line for line in plan if "failure_callbacks_pkey" in line]

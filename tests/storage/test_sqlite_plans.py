@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.clock import SystemClock
 from qml_mp.core.job import Job
 from qml_mp.core.limits import LimitKind
 from qml_mp.core.state import StateName
 from qml_mp.storage import listing
+from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, JobFilter
 from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, open_sqlite, sqlite_connection
@@ -280,6 +282,28 @@ def test_expired_jobs_are_deleted_without_reading_the_calls_for_others(storage: 
 
     add(storage, FEW, state=StateName.FAILED, queue="default", method="work")
     few, many = steps_with(FEW), steps_with(MANY)
+
+    assert many <= 1.5 * few
+
+
+def test_expired_jobs_of_which_one_is_refused_are_deleted_without_reading_the_rest(storage: Storage) -> None:
+    def steps_among(number: int) -> int:
+        add(storage, number, state=StateName.FAILED, queue="default", method="work")
+        with sqlite_connection(storage).write() as connection:
+            connection.execute("UPDATE qml_jobs SET expires_at = 1 WHERE rowid % 10 = 0 AND rowid <= 200")
+            connection.execute(
+                "CREATE TRIGGER no BEFORE DELETE ON qml_jobs WHEN OLD.rowid = 100 "
+                "BEGIN SELECT RAISE(ABORT, 'not this'); END"
+            )
+        with steps_counted(storage) as steps:
+            assert storage.delete_expired_jobs(limit=25, left_out=LeftOut(SystemClock())) == 19
+        with sqlite_connection(storage).write() as connection:
+            connection.execute("DROP TRIGGER no")
+            connection.execute("DELETE FROM qml_jobs")
+        return steps[0]
+
+    storage.migrate()
+    few, many = steps_among(FEW), steps_among(MANY)
 
     assert many <= 1.5 * few
 

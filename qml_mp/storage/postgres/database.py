@@ -20,6 +20,7 @@ from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
     is_out_of_step,
+    refuses_rows,
     refuses_values,
     translate,
 )
@@ -62,10 +63,10 @@ class PostgresDatabase:
 
     queries = QUERIES
     has_one_writer = False
-    is_on_one_machine = False
-    """Servers may be anywhere."""
+    is_on_one_machine = False  # servers may be anywhere
     caveats = ()
     instant = staticmethod(instant_of)
+    refuses_rows = staticmethod(refuses_rows)
 
     def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
         options = LinkOptions(application_name=application_name, patience=patience)
@@ -74,10 +75,9 @@ class PostgresDatabase:
         self._can_listen = True
 
     def now(self) -> datetime:
-        with self.connection.use("asking for the time", checked=False) as link:
-            with _alone(link):
-                cursor = link.execute(_NOW)
-            row = cursor.fetchone()
+        with self.connection.use("asking for the time", checked=False) as link, _alone(link):
+            cursor = link.execute(_NOW)
+        row = cursor.fetchone()
         now = self.instant(row and row["now"])
         assert now is not None  # the statement always gives one row
         return now

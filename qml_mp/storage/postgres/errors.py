@@ -130,9 +130,12 @@ def refuses_values(error: BaseException | None) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("22", "23"))
 
 
-def refuses_rows(error: psycopg.Error) -> bool:
+def refuses_rows(error: BaseException | None) -> bool:
     """Whether a constraint, or a trigger or view of the user's, refuses the rows: others may be taken."""
-    return refuses_values(error) or (error.sqlstate or "").startswith(("44", "45", "P0"))
+    if isinstance(error, StorageError):
+        error = error.__cause__
+    is_users = isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("44", "45", "P0"))
+    return is_users or refuses_values(error)
 
 
 def could_not_connect(error: psycopg.Error, *, target: Target) -> StorageError:

@@ -64,6 +64,10 @@ class SqliteDatabase:
         cause = error.__cause__
         return isinstance(error, InvalidJob) or (isinstance(cause, sqlite3.Error) and refuses_values(cause))
 
+    def refuses_rows(self, error: BaseException) -> bool:
+        cause = error.__cause__
+        return isinstance(cause, sqlite3.Error) and refuses_rows(cause)
+
     def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:  # noqa: ARG002
         with self.connection.read() as connection:
             cursor = self.connection.cursor(connection)

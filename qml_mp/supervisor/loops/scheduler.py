@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.refused_jobs import RefusedJobs
 from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ _ACTS_EVERY_S = 3600.0
 _MOST_FORGOTTEN = 100
 _MOST_LOOKED_AT = 250  # a few milliseconds, in which nobody waits
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
+_MOST_KEPT = 10_000  # a table of the user's may refer to each of its jobs
+_LONGEST_KEPT = timedelta(hours=1)
 
 
 class SchedulerLoop(Loop):
@@ -35,19 +39,23 @@ class SchedulerLoop(Loop):
         schedule is found by looking, as often as the workers' next jobs are."""
         super().__init__(run, interval=interval)
         self._is_listening = is_listening
+        self._refused = RefusedJobs(
+            run, failed="The scheduler loop failed", works="The scheduler loop works again"
+        )
 
     def tick(self, storage: Storage) -> timedelta | None:
-        promoted = storage.promote_due(limit=_MOST_PROMOTED)
+        left_out = self._refused.left_out
+        promoted = storage.promote_due(limit=_MOST_PROMOTED, left_out=left_out)
+        self._refused.tell()
         if promoted.count:
             logger.debug("%s due jobs are enqueued", promoted.count)
             self._run.pool.wake_idle(promoted.count)
         next_in = promoted.next_due_in
         if next_in == timedelta() and promoted.count < _MOST_PROMOTED:
             next_in = _IN_OTHER_HANDS  # looks without a pause would be in the way of whoever promotes them
-        if self._is_listening():
-            return next_in
-        blind_for = self._run.config.polling_interval
-        return blind_for if next_in is None else min(next_in, blind_for)
+        again_in = None if left_out.next_in is None else max(left_out.next_in, _IN_OTHER_HANDS)
+        blind_for = None if self._is_listening() else self._run.config.polling_interval
+        return min((each for each in (next_in, again_in, blind_for) if each is not None), default=None)
 
 
 class CleanupLoop(Loop):
@@ -87,6 +95,12 @@ class CleanupLoop(Loop):
         self._looked_at: str | None = None
         """How far the look through failure callbacks has come."""
         self._delete_acts_at = 0.0
+        self._refused = RefusedJobs(
+            run,
+            failed="The cleanup loop failed",
+            works="The cleanup loop works again",
+            left_out=LeftOut(run.clock, longest=_LONGEST_KEPT, most=_MOST_KEPT),
+        )
         # Where none is kept, what others have written goes by the rule of most.
         self._history_ttl = run.config.history_ttl or ServerConfig().history_ttl
 
@@ -121,11 +135,13 @@ class CleanupLoop(Loop):
         self._round_at = self._run.clock.monotonic() + self._interval_s
 
     def _delete_jobs(self, storage: Storage) -> bool:
-        deleted = storage.delete_expired_jobs(limit=self._most)
+        left_out = self._refused.left_out
+        deleted = storage.delete_expired_jobs(limit=self._most, left_out=left_out)
         _tell("expired jobs", deleted)
-        if deleted < self._most and self._left == {self._delete_jobs}:
+        has_more = self._refused.tell() or deleted >= self._most or left_out.next_in == timedelta()
+        if not has_more and self._left == {self._delete_jobs}:
             self._begin_round()
-        return deleted == self._most
+        return has_more
 
     def _forget_history(self, storage: Storage) -> bool:
         return storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN) == _MOST_FORGOTTEN

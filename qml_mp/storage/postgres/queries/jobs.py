@@ -91,6 +91,41 @@ _EXPIRED: Final = """
          WHERE c.job_id = j.id AND c.due_at > now() - interval '1 day' LIMIT 1) IS NULL
 """
 
+_EXPIRED_FIRST: Final = f"""
+    SELECT j.id FROM {{s}}.jobs AS j WHERE {_EXPIRED} AND j.id <> ALL(%(spared)s::text[])
+    ORDER BY j.expires_at LIMIT %(limit)s
+"""
+
+_IS_DUE: Final = "state IN ('scheduled', 'awaiting_retry') AND run_at <= now()"
+_DUE_FIRST: Final = f"""
+    SELECT id FROM {{s}}.jobs WHERE {_IS_DUE} AND id <> ALL(%(spared)s::text[])
+    ORDER BY run_at, id LIMIT %(limit)s
+"""
+
+
+def _promote(which: str) -> str:
+    """An array, because a plan that is kept takes a limit that it does not know for a tenth of all, and would
+    read the whole table instead of these rows. Changes of many jobs ask for the reason."""
+    # SKIP LOCKED: another scheduler promotes those rows, or a person is just changing them.
+    return f"""
+        WITH promoted AS (
+            UPDATE {{s}}.jobs SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = 'due'
+            WHERE id = ANY(ARRAY({which} FOR UPDATE SKIP LOCKED))
+            RETURNING id
+        )
+        SELECT count(*) AS count,
+               CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN pg_notify(%(channel)s, '{Told.ONE_JOB}')
+                             ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
+        FROM promoted
+    """
+
+
+def _delete_expired(which: str) -> str:
+    """An array as above."""
+    # SKIP LOCKED: a job that a person is just retrying is not deleted under their hands.
+    return f"DELETE FROM {{s}}.jobs WHERE id = ANY(ARRAY({which} FOR UPDATE SKIP LOCKED))"
+
+
 # By now() the index is searched (jobs_failures), where the other one has each row read. By clock_timestamp(),
 # because an attempt may have ended since this transaction began.
 _FROM_THE_FUTURE: Final = "enqueued_at > now() AND enqueued_at > clock_timestamp()"
@@ -175,27 +210,12 @@ JOBS: Final = JobQueries(
     """,
     next_due="""
         SELECT run_at AS due_at, now() AS now FROM {s}.jobs
-        WHERE state IN ('scheduled', 'awaiting_retry')
+        WHERE state IN ('scheduled', 'awaiting_retry') AND id <> ALL(%(spared)s::text[])
         ORDER BY run_at, id LIMIT 1
     """,
-    # An array, because a plan that is kept takes a limit that it does not know for a tenth of all, and would
-    # read the whole table instead of these rows. Changes of many jobs ask for the reason.
-    promote=f"""
-        WITH promoted AS (
-            UPDATE {{s}}.jobs SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = 'due'
-            WHERE id = ANY(ARRAY(
-                SELECT id FROM {{s}}.jobs
-                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()
-                ORDER BY run_at, id
-                -- SKIP LOCKED: another scheduler promotes those rows, or a person is just changing them.
-                LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
-            RETURNING id
-        )
-        SELECT count(*) AS count,
-               CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN pg_notify(%(channel)s, '{Told.ONE_JOB}')
-                             ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
-        FROM promoted
-    """,
+    promote=_promote(_DUE_FIRST),
+    due=_DUE_FIRST,
+    promote_these=_promote(f"SELECT id FROM {{s}}.jobs WHERE {_IS_DUE} AND id = ANY(%(ids)s::text[])"),
     any_from_the_future=None,
     hasten_retries=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_RETRY} RETURNING id"),
     hasten_spread=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_FIRING} RETURNING id"),
@@ -228,12 +248,9 @@ JOBS: Final = JobQueries(
         WHERE id = ANY(%(ids)s::text[]) AND progress IS NOT NULL
     """,
     any_expired=None,
-    # An array as above.
-    delete_expired=f"""
-        DELETE FROM {{s}}.jobs WHERE id = ANY(ARRAY(
-            SELECT j.id FROM {{s}}.jobs AS j
-            WHERE {_EXPIRED}
-            -- SKIP LOCKED: a job that a person is just retrying is not deleted under their hands.
-            ORDER BY j.expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
-    """,
+    delete_expired=_delete_expired(_EXPIRED_FIRST),
+    expired=_EXPIRED_FIRST,
+    delete_these=_delete_expired(
+        f"SELECT j.id FROM {{s}}.jobs AS j WHERE {_EXPIRED} AND j.id = ANY(%(ids)s::text[])"
+    ),
 )

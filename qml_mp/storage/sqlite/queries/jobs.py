@@ -52,6 +52,26 @@ _EXPIRED: Final = f"""
         WHERE call.job_id = qml_jobs.id AND call.due_at > :now - 86400000000)
 """
 
+_UNSPARED: Final = "id NOT IN (SELECT value FROM json_each(:spared))"
+
+# Limited so that one tick holds the lock for a bounded time.
+_EXPIRED_FIRST: Final = f"""
+    SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
+    WHERE {_EXPIRED} AND {_UNSPARED}
+    ORDER BY expires_at LIMIT :limit
+"""
+
+_IS_DUE: Final = "state IN ('scheduled', 'awaiting_retry') AND run_at <= :now"
+_DUE_FIRST: Final = f"""
+    SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
+    WHERE {_IS_DUE} AND {_UNSPARED}
+    ORDER BY run_at, id LIMIT :limit
+"""
+# Changes of many jobs ask for the reason.
+_PROMOTE: Final = """
+    UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = 'due' WHERE id IN
+"""
+
 # The first conditions are those of the indexes, word for word. That of failures has the instant too: no row
 # is read.
 _EARLY_RETRY: Final = """
@@ -112,16 +132,11 @@ JOBS: Final = JobQueries(
     """,
     next_due=f"""
         SELECT max(min(run_at), {FIRST_US}) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
-        WHERE state IN ('scheduled', 'awaiting_retry')
+        WHERE state IN ('scheduled', 'awaiting_retry') AND {_UNSPARED}
     """,
-    # Limited so that one tick holds the lock for a bounded time. Changes of many jobs ask for the reason.
-    promote="""
-        UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = 'due'
-        WHERE id IN (
-            SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
-            WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
-            ORDER BY run_at, id LIMIT :limit)
-    """,
+    promote=f"{_PROMOTE} ({_DUE_FIRST})",
+    due=_DUE_FIRST,
+    promote_these=f"{_PROMOTE} (SELECT value FROM json_each(:ids)) AND {_IS_DUE}",
     any_from_the_future=f"SELECT 1 {_EARLY_RETRY} UNION ALL SELECT 1 {_EARLY_FIRING} LIMIT 1",
     hasten_retries=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_RETRY})",
     hasten_spread=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_FIRING})",
@@ -146,13 +161,14 @@ JOBS: Final = JobQueries(
     """,
     any_expired=f"""
         SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
-        WHERE {_EXPIRED} LIMIT 1
+        WHERE {_EXPIRED} AND {_UNSPARED} LIMIT 1
     """,
-    # Limited as promotion is.
-    delete_expired=f"""
+    delete_expired=f"DELETE FROM qml_jobs WHERE id IN ({_EXPIRED_FIRST})",
+    expired=_EXPIRED_FIRST,
+    # Each is looked up by its id, and not among all that have ended.
+    delete_these=f"""
         DELETE FROM qml_jobs WHERE id IN (
-            SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
-            WHERE {_EXPIRED}
-            ORDER BY expires_at LIMIT :limit)
+            SELECT value FROM json_each(:ids) AS these
+            WHERE EXISTS (SELECT 1 FROM qml_jobs WHERE id = these.value AND {_EXPIRED}))
     """,
 )

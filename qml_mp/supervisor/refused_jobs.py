@@ -1,0 +1,41 @@
+"""Supervisor: jobs whose change the database refuses, left out by whoever makes it and told once each."""
+
+from __future__ import annotations
+
+from qml_mp.events.facts import TryFailed, TryWorked
+from qml_mp.storage.left_out import LeftOut
+from qml_mp.supervisor.run import Run
+
+_MOST_TOLD = 10  # until none is left out any more: one cause may refuse thousands
+
+
+class RefusedJobs:
+    """Of one kind of change. It goes on with all others, and does not count as failing."""
+
+    def __init__(self, run: Run, *, failed: str, works: str, left_out: LeftOut | None = None) -> None:
+        """`failed` and `works` are for people, as in `TryFailed` and `TryWorked`."""
+        self._run = run
+        self._failed = failed
+        self._works = works
+        self._told = 0
+        self.left_out = left_out or LeftOut(run.clock)
+        """For the storage."""
+
+    def tell(self) -> bool:
+        """Tell of what was refused since the last call, each job once; whether anything was."""
+        refusals = self.left_out.take_refusals()
+        for refusal in refusals:
+            is_news = refusal.is_first and self._told < _MOST_TOLD
+            self._told += is_news
+            self._run.events.emit(
+                TryFailed(
+                    what=f"{self._failed} at job {refusal.job_id}",
+                    error=refusal.error,
+                    retry_in=refusal.retry_in,
+                    is_repeated=not is_news,
+                )
+            )
+        if self._told and not self.left_out.ids:
+            self._told = 0
+            self._run.events.emit(TryWorked(what=self._works))
+        return bool(refusals)
