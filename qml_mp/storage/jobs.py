@@ -13,14 +13,16 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.driver_connection import driver_connection
+from qml_mp.storage.given_back import release_all, release_but_refused
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.left_out import LeftOut
-from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import STRANDED
 from qml_mp.storage.rows import Row, state_name_of, text_of
 from qml_mp.storage.storable import NewRow, canonical_id, new_row, storable_reason
 from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention
+
+_STRANDED = "releasing stranded jobs"
 
 
 class JobStore(Part):
@@ -102,18 +104,26 @@ class JobStore(Part):
         *,
         spare_servers: Collection[str] = (),
         retention: Retention = BY_DEFAULT,
+        left_out: LeftOut | None = None,
     ) -> int:
         """Release claims started before `stale_before`, save those of `spare_servers`; how many.
 
-        A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
+        A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says. `left_out` as
+        for `promote_due`.
         """
-        stranded, what = self._db.queries.jobs.stranded, "releasing stranded jobs"
         which = {"stale_before": stale_before, "spared": list(spare_servers)}
-        if self._db.has_one_writer and not self._db.read(what, stranded, which):
+        look = self._db.queries.jobs.stranded
+        if self._db.has_one_writer and not self._db.read(_STRANDED, look, which):
+            if left_out is not None:
+                left_out.keep(())
             return 0
-        with self._db.transaction(what) as transaction:
-            claims = self._claims_of(transaction.run(stranded, which).rows())
-            return release_all(self._db, transaction, claims, Release(reason=STRANDED), retention)
+        if left_out is None or not left_out.ids:
+            try:
+                return self._requeue_stranded(which, retention)
+            except StorageError as error:
+                if left_out is None or not self._db.refuses_rows(error):
+                    raise
+        return self._requeue_stranded(which, retention, left_out=left_out)
 
     def promote_due(self, *, limit: int, left_out: LeftOut | None = None) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first.
@@ -196,6 +206,17 @@ class JobStore(Part):
             )
         except StorageError as error:
             return again + self._change_apart(what, queries.expired, values, change, left_out, error)[0]
+
+    def _requeue_stranded(
+        self, which: Values, retention: Retention, *, left_out: LeftOut | None = None
+    ) -> int:
+        # What is refused, and undone, would leave a pipeline out of step.
+        with self._db.transaction(_STRANDED, pipelined=left_out is None) as transaction:
+            claims = self._claims_of(transaction.run(self._db.queries.jobs.stranded, which).rows())
+            release = Release(reason=STRANDED)
+            if left_out is None:
+                return release_all(self._db, transaction, claims, release, retention)
+            return release_but_refused(self._db, transaction, claims, release, retention, left_out=left_out)
 
     def _change_these(self, what: str, query: str, job_ids: Sequence[str], *, durable: bool) -> int:
         """Change these jobs by a commit of their own, since a constraint may be looked at only then."""

@@ -75,6 +75,10 @@ class LeftOut:
         taken, self._untold = self._untold, []
         return taken
 
+    def keep(self, job_ids: Collection[str]) -> None:
+        """Forget all others: there is nothing to change about them any more."""
+        self._left = {job_id: left for job_id, left in self._left.items() if job_id in job_ids}
+
     def resting(self, job_ids: Collection[str]) -> set[str]:
         """Those of them that are not to be tried yet."""
         now = self._clock.monotonic()

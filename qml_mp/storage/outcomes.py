@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, assert_never
 
-from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.history import microseconds_of
 from qml_mp.core.job import Claim, ClaimKey, Job
@@ -36,9 +35,6 @@ from qml_mp.storage.storable import microseconds, storable_change, storable_reas
 from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
-
-_ASKED_FOR_TOGETHER = 100
-"""How many changes, of a row each, have one limit for their replies."""
 
 _new_finished = maker(Finished)
 
@@ -116,7 +112,7 @@ class Writing:
                     job = replace(claim.job, cancel_reason=asked[claim.key]["cancel_reason"])
                     change = storable_change(row_change(job, outcome, self._retention))
                     self._changes[claim.key] = change
-                    self._results[claim.key] = _write(self._db, transaction, claim, change)
+                    self._results[claim.key] = write_change(self._db, transaction, claim, change)
         if self.rows:
             self.sent_by(transaction.run_each(succeed or claims.succeed, self.rows, self.values))
         if self._has_extras:
@@ -189,26 +185,7 @@ class Writing:
         return written_at is not None and self._db.instant(row["finished_at"]) == written_at
 
 
-def release_all(
-    db: Database, transaction: Transaction, claims: Sequence[Claim], release: Release, retention: Retention
-) -> int:
-    """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
-    whose cancel was asked for ends Deleted instead, as everywhere."""
-    begun = {claim.key for claim in begun_by_worker(claims).values()}  # the others were no attempts
-
-    def give_back(claim: Claim) -> Result:
-        is_begun = claim.key in begun
-        change = row_change(claim.job, replace(release, not_begun=not is_begun), retention)
-        return _write(db, transaction, claim, storable_change(change), is_lost=is_begun)
-
-    count = 0
-    for first in range(0, len(claims), _ASKED_FOR_TOGETHER):
-        results = [give_back(claim) for claim in claims[first : first + _ASKED_FOR_TOGETHER]]
-        count += sum(result.written_at is not None for result in results)
-    return count
-
-
-def _write(
+def write_change(
     db: Database, transaction: Transaction, claim: Claim, change: RowChange, *, is_lost: bool = False
 ) -> Result:
     """Send an outcome other than success, guarded by its claim. `is_lost`: nobody knows what became of the

@@ -240,6 +240,8 @@ class RegistryQueries:
     """server_id: a row if it is there."""
     remove_idle_server: str
     """server_id: delete its row unless it holds a claim; its workers' rows are gone."""
+    lock_server: str
+    """server_id: its row, which nobody changes until the transaction ends."""
     remove_server: str
     """server_id, silent_for, judge: delete its row; unless `silent_for` is None, only if it has been silent
     for so long and the server `judge` (None: whoever) was heard within half of it."""

@@ -12,9 +12,10 @@ from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
-from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.database import Part, Values
-from qml_mp.storage.outcomes import release_all
+from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.database import Part, Transaction, Values
+from qml_mp.storage.given_back import release_all, release_but_refused
+from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import Row, ToInstant, process_columns, server_of, worker_of
 from qml_mp.storage.storable import storable_reason
@@ -102,6 +103,7 @@ class ServerRegistry(Part):
         dead_workers: Collection[str] | None = None,
         done: Collection[str] = (),
         retention: Retention = BY_DEFAULT,
+        left_out: LeftOut | None = None,
     ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
 
@@ -113,14 +115,43 @@ class ServerRegistry(Part):
         dead.
         `done` is as in `deregister_server`.
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
+
+        With `left_out`, claims that the database refuses to have released are left out there, and the others
+        are released; call this again while it is not empty. Meanwhile the server keeps its row, by which
+        others find the rest, too. With `silent_for` it loses the row all the same: that is how one that lives
+        after all learns that its jobs are others'. What is left is then released without `silent_for`, or by
+        `requeue_stranded_jobs`.
         """
-        queries, which = self._db.queries.registry, {"server_id": server_id}
-        with self._db.transaction("reclaiming a server's jobs") as transaction:
+        verdict = {"server_id": server_id, "silent_for": silent_for, "newest": newest, "judge": judge}
+        gone = Release(reason=server_gone(server_id))
+        reclaim = partial(self._reclaim, verdict, dead_workers=dead_workers, done=done)
+        if left_out is None or not left_out.ids:
+            try:
+                return reclaim(partial(release_all, self._db, release=gone, retention=retention))
+            except StorageError as error:
+                if left_out is None or not self._db.refuses_rows(error):
+                    raise
+        release = partial(release_but_refused, self._db, release=gone, retention=retention, left_out=left_out)
+        return reclaim(release, left_out=left_out)
+
+    def _reclaim(
+        self,
+        verdict: Values,
+        release: Callable[[Transaction, Sequence[Claim]], int],
+        *,
+        dead_workers: Collection[str] | None,
+        done: Collection[str],
+        left_out: LeftOut | None = None,
+    ) -> int:
+        queries, server_id = self._db.queries.registry, verdict["server_id"]
+        which, is_silent = {"server_id": server_id}, verdict["silent_for"] is not None
+        may_keep_row = left_out is not None and not is_silent
+        # What is refused, and undone, would leave a pipeline out of step.
+        with self._db.transaction("reclaiming a server's jobs", pipelined=left_out is None) as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
             # Judged in the very query that removes: who judges may be stopped between any two.
-            verdict = {**which, "silent_for": silent_for, "newest": newest, "judge": judge}
-            removed = transaction.run(queries.remove_server, verdict)
-            if silent_for is not None and removed.count == 0:
+            removed = transaction.run(queries.lock_server if may_keep_row else queries.remove_server, verdict)
+            if is_silent and removed.count == 0:
                 return 0
             # A query of its own, so that it sees what was asked while the first one waited.
             transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})
@@ -132,10 +163,12 @@ class ServerRegistry(Part):
                 raise StorageUnavailable(f"A new worker of server {server_id} has registered; try again.")
             # Again: of these there may be more now, and of none after this one more.
             held = self._claims_of(transaction.run(lock_claims, which).rows())
-            released = release_all(
-                self._db, transaction, held, Release(reason=server_gone(server_id)), retention
-            )
+            released = release(transaction, held)
+            if left_out is not None and is_silent and released + len(left_out.ids) < len(held):
+                raise StorageUnavailable(f"Too many jobs of server {server_id} are refused; try again.")
             transaction.run(queries.remove_workers_of, which)
+            if may_keep_row and released == len(held):
+                transaction.run(queries.remove_server, verdict)
             return released
 
     def register_worker(self, info: WorkerInfo) -> bool:

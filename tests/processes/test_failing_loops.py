@@ -103,6 +103,42 @@ def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_wait
 
 
 @pytest.mark.fault(75)
+def test_a_dead_servers_job_that_is_refused_keeps_none_of_its_others_and_is_told_once(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    first = server("-w", "2", app=APP)
+    first.folder = tmp_path / "first"
+    first.start(ready=2)
+    refused_id, free_id = (
+        enqueue(storage, "gated", gate=str(tmp_path / each)) for each in ("gate", "free gate")
+    )
+    wait_until(lambda: len(first.journal()) == 2, what=first.log)
+    first.signal(signal.SIGSTOP)
+    wait_until(partial(is_stopped, first.pid), what="the stop")
+    for pid in first.worker_pids().values():
+        os.killpg(pid, signal.SIGKILL)
+    first.signal(signal.SIGKILL)
+    first.wait()
+
+    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
+        heir = server("-w", "1", app=APP).start()
+        (tmp_path / "free gate").touch()
+        wait_for_state(storage, free_id, StateName.SUCCEEDED)
+        assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
+        assert len(storage.list_servers()) == 2
+
+    (tmp_path / "gate").touch()
+    wait_for_state(storage, refused_id, StateName.SUCCEEDED)
+    wait_until(lambda: len(storage.list_servers()) == 1, what=heir.log)
+    told = [line for line in heir.log().splitlines() if f"failed at job {refused_id}" in line]
+    assert len(told) == 1, heir.log()
+    assert "Giving back the jobs of dead server" in told[0]
+    assert REFUSAL in told[0]
+    assert heir.stop() == 0
+
+
+@pytest.mark.fault(75)
 def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -16,9 +17,10 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.values import Fetch
+from qml_mp.storage.values import Fetch, Retention
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.recovery.judging import Judging, Silences
 from qml_mp.supervisor.recovery.sweep import release_stranded_jobs
@@ -364,3 +366,50 @@ class NoNeighbours:
 
     def tell(self, _left: object) -> None:
         """There are none."""
+
+
+@pytest.mark.fault(75)
+def test_a_silent_peers_job_that_is_refused_keeps_none_of_its_others_and_is_tried_until_it_is_given_back(
+    pair: MakePair, tmp_path: Path
+) -> None:
+    one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
+    other_id = one.storage.enqueue(Job.new("m"))
+    assert one.storage.fetch_and_lock_job(Fetch(worker_id=WORKER, server_id=PEER, queues=(), registered=True))
+    [path] = tmp_path.glob("*.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER no BEFORE UPDATE ON qml_jobs WHEN OLD.id = '{one.job_id}' "
+            "BEGIN SELECT RAISE(ABORT, 'not this'); END"
+        )
+        one.judge_beats_for(60)
+        assert one.storage.get(other_id).state_name is StateName.ENQUEUED  # type: ignore[union-attr]
+        assert one.storage.get(one.job_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
+        assert not one.peer_beats()
+        connection.execute("DROP TRIGGER no")
+
+    one.judge_beats_for(70)
+
+    assert one.storage.get(one.job_id).state_name is StateName.ENQUEUED  # type: ignore[union-attr]
+    assert one.loop.failing_since is None
+
+
+@pytest.mark.fault(75)
+def test_a_peer_that_is_heard_again_after_a_refusal_keeps_its_jobs(pair: MakePair, tmp_path: Path) -> None:
+    one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
+    one.storage.enqueue_many(Job.new("m") for _ in range(60))
+    fetch = Fetch(worker_id=WORKER, server_id=PEER, queues=(), registered=True)
+    one.storage.exchange((), fetch=fetch, limit=60, retention=Retention.of(one.run.config))
+    [path] = tmp_path.glob("*.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON qml_jobs BEGIN SELECT RAISE(ABORT, 'not this'); END"
+        )
+        with pytest.raises(StorageUnavailable, match="refused"):
+            one.judge_beats_for(60)
+        connection.execute("DROP TRIGGER no")
+    assert one.peer_beats()
+
+    one.both_beat_for(60)
+
+    assert len(one.storage.claims_of_server(PEER)) == 61
+    assert PEER in {server.id for server in one.storage.list_servers()}

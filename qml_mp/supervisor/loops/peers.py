@@ -12,6 +12,7 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.recovery.frozen import FrozenPeers
+from qml_mp.supervisor.recovery.giving_back import GivingBack
 from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences
 from qml_mp.supervisor.recovery.neighbours import LOOK_AGAIN, Neighbours
 from qml_mp.supervisor.recovery.sweep import (
@@ -46,6 +47,7 @@ class HeartbeatLoop(Loop):
         self._judging = judging
         self._silences = Silences()
         self._frozen = FrozenPeers()
+        self._giving_back = GivingBack(run)
         self._told_rss: dict[str, int] = {}
         """What stands in the rows of the workers."""
 
@@ -63,7 +65,9 @@ class HeartbeatLoop(Loop):
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
         reading = read_clock(storage, self._run)
         self._judging.renew(reading)
-        return self._judge_peers(storage, reading) if heard.servers > 1 else None
+        sooner = self._judge_peers(storage, reading) if heard.servers > 1 else None
+        self._give_back_rest(storage)
+        return sooner
 
     def _judge_peers(self, storage: Storage, reading: Reading) -> timedelta | None:
         """In how long to look at them again, if not at the next beat."""
@@ -109,16 +113,33 @@ class HeartbeatLoop(Loop):
         silent_for: timedelta,
         dead_workers: Collection[str] | None,
     ) -> None:
-        count = storage.reclaim_server(
+        count = self._giving_back.reclaim(
+            storage,
             peer.id,
             silent_for=silent_for,
             newest=peer.last_heartbeat,
             judge=self._run.registration.id,
             dead_workers=dead_workers,
-            retention=self._run.retention,
         )
+        self._note_reclaimed(peer.id, count)
+
+    def _give_back_rest(self, storage: Storage) -> None:
+        """What was refused, of peers that are in no registry any more. One that is may have been heard again,
+        and is judged like all others."""
+        unfinished = self._giving_back.unfinished
+        if not unfinished:
+            return
+        registered = {server.id for server in storage.list_servers()}
+
+        def reclaim(server_id: str) -> None:
+            count = self._giving_back.reclaim(storage, server_id, silent_for=None)
+            self._note_reclaimed(server_id, count)
+
+        each_by_itself([each for each in unfinished if each not in registered], reclaim)
+
+    def _note_reclaimed(self, server_id: str, count: int) -> None:
         if count:
-            self._run.events.emit(JobsReclaimed(jobs=count, server_id=peer.id, was_silent=True))
+            self._run.events.emit(JobsReclaimed(jobs=count, server_id=server_id, was_silent=True))
             self._run.pool.wake_idle()
 
 
@@ -135,6 +156,7 @@ class NeighbourLoop(Loop):
         self._judging = judging
         self._neighbours = neighbours
         self._silences = Silences()
+        self._giving_back = GivingBack(run)
         self._kills: dict[str, int] = {}
         """Of the dead servers with workers that live all the same, how often these were killed."""
         self._look_at_ages_at = 0.0
@@ -151,8 +173,14 @@ class NeighbourLoop(Loop):
         # One that dies just now is judged once that is told, or its workers would be killed without a grace.
         others = [each for each in servers if not self._neighbours.waits_for(each.id)]
         reclaimed = reclaim_from_dead_neighbours(
-            storage, self._run, others, leaving=leaving, told=self._kills.keys()
+            storage,
+            self._run,
+            others,
+            leaving=leaving,
+            told=self._kills.keys(),
+            giving_back=self._giving_back,
         )
+        self._giving_back.keep({server.id for server in servers})
         self._note_kills(reclaimed.unkilled, servers)
         recovered = reclaimed.jobs
         if self._judging is None or self._judging.may_judge_by_age:
@@ -161,7 +189,7 @@ class NeighbourLoop(Loop):
             self._run.pool.wake_idle()
         self._neighbours.tell(reclaimed.left)
         if not reclaimed.left:
-            return None
+            return self._giving_back.next_in
         if leaving:
             return LOOK_AGAIN
         fewest = min(self._kills.get(each, 1) for each in reclaimed.left)
@@ -179,7 +207,7 @@ class NeighbourLoop(Loop):
         if now < self._look_at_ages_at:
             return 0
         self._look_at_ages_at = now + self._run.config.stale_processing_after.total_seconds() / _LOOKS_AT_AGES
-        return release_stranded_jobs(storage, self._run, self._silences)
+        return release_stranded_jobs(storage, self._run, self._silences, giving_back=self._giving_back)
 
 
 def _go_on_as_another(storage: Storage, run: Run) -> None:

@@ -19,6 +19,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.giving_back import GivingBack
 from qml_mp.supervisor.recovery.judging import Reading, Silences
 from qml_mp.supervisor.recovery.sign_of_guardian import is_held
 from qml_mp.supervisor.run import Run
@@ -46,12 +47,14 @@ def read_clock(storage: Storage, run: Run) -> Reading:
     return Reading(now=now, asked=asked, told=run.clock.monotonic())
 
 
-def release_stranded_jobs(storage: Storage, run: Run, silences: Silences) -> int:
+def release_stranded_jobs(
+    storage: Storage, run: Run, silences: Silences, *, giving_back: GivingBack | None = None
+) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
     server that sends none itself judges silent peers so, too, at its second look; `silences` are what it has
-    seen before.
+    seen before. `giving_back` as for `reclaim_from_dead_neighbours`.
     """
     config, own_id = run.config, run.registration.id
     # Before the list: who registers after it has no claim as old as this.
@@ -67,9 +70,11 @@ def release_stranded_jobs(storage: Storage, run: Run, silences: Silences) -> int
         for server in storage.list_servers()
         if (server.heartbeat_enabled and server.id not in silent) or is_seen_alive(storage, server)
     ]
-    count = storage.requeue_stranded_jobs(
-        stale_before, spare_servers=[own_id, *spared], retention=run.retention
-    )
+    spared.append(own_id)
+    if giving_back is None:
+        count = storage.requeue_stranded_jobs(stale_before, spare_servers=spared, retention=run.retention)
+    else:
+        count = giving_back.requeue_stranded(storage, stale_before, spare_servers=spared)
     if count:
         run.events.emit(JobsReclaimed(jobs=count, server_id=None))
     return count
@@ -94,6 +99,7 @@ def reclaim_from_dead_neighbours(
     *,
     leaving: Collection[str] = (),
     told: Collection[str] = (),
+    giving_back: GivingBack | None = None,
     proof_s: float = _PROOF_IN_LOOP_S,
 ) -> Reclaimed:
     """Reclaim from those of the registered servers whose process is proved dead from here.
@@ -101,7 +107,8 @@ def reclaim_from_dead_neighbours(
     A server whose workers are not proved dead within `proof_s` is left for the next time, and so is one
     whose guardian may still write what had ended in them: those jobs would run again. The workers of servers
     that are `leaving` are not killed and not waited for: they have a moment to end by themselves. Of those
-    that are `told` the log has it already that their workers are killed.
+    that are `told` the log has it already that their workers are killed. With `giving_back`, a job that the
+    database refuses keeps no other; without, it keeps those of its server.
     """
     counts: list[int] = []
     unkilled: set[str] = set()
@@ -123,11 +130,10 @@ def reclaim_from_dead_neighbours(
             is_over = is_over and _guardian_is_done(server.process, proof_s=proof_s)
         if is_over:
             # One that was booting may have registered since: it learns of the death at its next look.
-            count = storage.reclaim_server(
-                server.id, silent_for=None, dead_workers=workers.keys(), retention=run.retention
-            )
+            count = _reclaim(storage, run, server.id, dead_workers=workers.keys(), giving_back=giving_back)
             left.discard(server.id)
-            if count or server.id not in leaving:  # others see it leave in the same moment
+            is_done = giving_back is None or server.id not in giving_back.unfinished
+            if count or (is_done and server.id not in leaving):  # others see it leave in the same moment
                 run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
 
@@ -196,6 +202,21 @@ def each_by_itself(
                 break
     if refused is not None:
         raise refused
+
+
+def _reclaim(
+    storage: Storage,
+    run: Run,
+    server_id: str,
+    *,
+    dead_workers: Collection[str],
+    giving_back: GivingBack | None,
+) -> int:
+    if giving_back is not None:
+        return giving_back.reclaim(storage, server_id, silent_for=None, dead_workers=dead_workers)
+    return storage.reclaim_server(
+        server_id, silent_for=None, dead_workers=dead_workers, retention=run.retention
+    )
 
 
 def _guardian_is_done(supervisor: ProcessIdentity, *, proof_s: float) -> bool:

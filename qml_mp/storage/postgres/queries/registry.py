@@ -46,6 +46,7 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = %(server_id)s
           AND NOT EXISTS (SELECT FROM {s}.jobs WHERE state = 'processing' AND server_id = %(server_id)s)
     """,
+    lock_server="SELECT id FROM {s}.servers WHERE id = %(server_id)s FOR UPDATE",
     remove_server="""
         DELETE FROM {s}.servers
         WHERE id = %(server_id)s AND (

@@ -36,6 +36,7 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = :server_id
           AND NOT EXISTS (SELECT 1 FROM qml_jobs WHERE state = 'processing' AND server_id = :server_id)
     """,
+    lock_server="SELECT 1 FROM qml_servers WHERE id = :server_id",  # the write lock is held
     # `:now` was read under the write lock, and no heartbeat comes in until it is released.
     remove_server="""
         DELETE FROM qml_servers

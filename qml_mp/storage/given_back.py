@@ -1,0 +1,79 @@
+"""Every process: claims that are given back by others than their workers, in an open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from qml_mp.core.begun import begun_by_worker
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.outcome import Release
+from qml_mp.storage.database import Database, Result, RowsRefused, Transaction
+from qml_mp.storage.left_out import LeftOut
+from qml_mp.storage.outcomes import write_change
+from qml_mp.storage.row_change import row_change
+from qml_mp.storage.storable import storable_change
+from qml_mp.storage.values import Retention
+
+_ASKED_FOR_TOGETHER = 100
+"""How many changes, of a row each, have one limit for their replies."""
+
+
+def release_all(
+    db: Database, transaction: Transaction, claims: Sequence[Claim], release: Release, retention: Retention
+) -> int:
+    """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
+    whose cancel was asked for ends Deleted instead, as everywhere."""
+    return _release(db, transaction, claims, release, retention, begun=_begun(claims))
+
+
+def release_but_refused(
+    db: Database,
+    transaction: Transaction,
+    claims: Sequence[Claim],
+    release: Release,
+    retention: Retention,
+    *,
+    left_out: LeftOut,
+) -> int:
+    """The same for those that are not to be left out yet. What the database refuses of them is undone and
+    left out; and some are not tried where it refuses many.
+
+    Which claims had begun is told by all that are held: of one that is left out alone, it is taken for begun
+    the next time.
+    """
+    by_id, begun = {claim.job.id: claim for claim in claims}, _begun(claims)
+    left_out.keep(by_id.keys())
+    resting = left_out.resting(by_id.keys())
+
+    def release_these(job_ids: Sequence[str]) -> int:
+        these = [by_id[job_id] for job_id in job_ids]
+        return transaction.apart(lambda: _release(db, transaction, these, release, retention, begun=begun))
+
+    tried = [job_id for job_id in by_id if job_id not in resting]
+    return left_out.change(tried, release_these, is_refusal=lambda error: isinstance(error, RowsRefused))
+
+
+def _release(
+    db: Database,
+    transaction: Transaction,
+    claims: Sequence[Claim],
+    release: Release,
+    retention: Retention,
+    *,
+    begun: Collection[ClaimKey],
+) -> int:
+    def give_back(claim: Claim) -> Result:
+        is_begun = claim.key in begun
+        change = row_change(claim.job, replace(release, not_begun=not is_begun), retention)
+        return write_change(db, transaction, claim, storable_change(change), is_lost=is_begun)
+
+    count = 0
+    for first in range(0, len(claims), _ASKED_FOR_TOGETHER):
+        results = [give_back(claim) for claim in claims[first : first + _ASKED_FOR_TOGETHER]]
+        count += sum(result.written_at is not None for result in results)
+    return count
+
+
+def _begun(claims: Sequence[Claim]) -> Collection[ClaimKey]:
+    return {claim.key for claim in begun_by_worker(claims).values()}  # the others were no attempts

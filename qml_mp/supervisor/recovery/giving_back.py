@@ -1,0 +1,87 @@
+"""Supervisor: gives back the jobs of dead servers; those that the database refuses keep no others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.refused_jobs import RefusedJobs
+from qml_mp.supervisor.run import Run
+
+
+class GivingBack:
+    """What one loop gives back, over all its turns. The refused jobs are tried again by its later ones."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._unfinished: dict[str, RefusedJobs] = {}
+        self._stranded = RefusedJobs(
+            run, failed="Giving back stranded jobs failed", works="All stranded jobs are given back now"
+        )
+
+    @property
+    def unfinished(self) -> Collection[str]:
+        """The servers of which some job has been refused."""
+        return list(self._unfinished)
+
+    @property
+    def next_in(self) -> timedelta | None:
+        """Until a job of one of them is to be tried again; None: there is none."""
+        pauses = (refused.left_out.next_in for refused in self._unfinished.values())
+        return min((each for each in pauses if each is not None), default=None)
+
+    def reclaim(
+        self,
+        storage: Storage,
+        server_id: str,
+        *,
+        silent_for: timedelta | None,
+        newest: datetime | None = None,
+        judge: str | None = None,
+        dead_workers: Collection[str] | None = None,
+    ) -> int:
+        """`Storage.reclaim_server` of all that can be given back; how many."""
+        refused = self._unfinished.setdefault(server_id, self._of(server_id))
+        try:
+            return storage.reclaim_server(
+                server_id,
+                silent_for=silent_for,
+                newest=newest,
+                judge=judge,
+                dead_workers=dead_workers,
+                retention=self._run.retention,
+                left_out=refused.left_out,
+            )
+        finally:
+            refused.tell()
+            if not refused.left_out.ids:
+                del self._unfinished[server_id]
+
+    def requeue_stranded(
+        self, storage: Storage, stale_before: datetime, *, spare_servers: Collection[str]
+    ) -> int:
+        """`Storage.requeue_stranded_jobs` likewise."""
+        try:
+            return storage.requeue_stranded_jobs(
+                stale_before,
+                spare_servers=spare_servers,
+                retention=self._run.retention,
+                left_out=self._stranded.left_out,
+            )
+        finally:
+            self._stranded.tell()
+
+    def keep(self, server_ids: Collection[str]) -> None:
+        """The others are none of its any more: somebody else has given back what was left of them."""
+        for server_id in self._unfinished.keys() - server_ids:
+            refused = self._unfinished.pop(server_id)
+            refused.left_out.keep(())
+            refused.tell()
+
+    def _of(self, server_id: str) -> RefusedJobs:
+        return RefusedJobs(
+            self._run,
+            failed=f"Giving back the jobs of dead server {server_id} failed",
+            works=f"All jobs of dead server {server_id} are given back now",
+        )

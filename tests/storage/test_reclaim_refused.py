@@ -1,0 +1,236 @@
+"""Tests of the storage: a dead server's job that cannot be given back keeps none of its others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import count
+
+import pytest
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.left_out import LeftOut
+from qml_mp.storage.store import Storage
+from tests import failpoints
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, present, register
+from tests.storage.test_exchange import before_query
+from tests.unit.hand_clock import HandClock
+
+REFUSAL = "the user refuses this"
+MINUTE = timedelta(minutes=1)
+GiveBack = Callable[[Storage, LeftOut], int]
+
+
+def of_the_dead(storage: Storage, left_out: LeftOut) -> int:
+    return storage.reclaim_server("server#1", silent_for=None, left_out=left_out, retention=KEEP)
+
+
+def of_the_silent(storage: Storage, left_out: LeftOut) -> int:
+    silent_for = MINUTE if storage.list_servers() else None
+    return storage.reclaim_server("server#1", silent_for=silent_for, left_out=left_out, retention=KEEP)
+
+
+def of_the_stranded(storage: Storage, left_out: LeftOut) -> int:
+    return storage.requeue_stranded_jobs(storage.now() + HOUR, left_out=left_out, retention=KEEP)
+
+
+WAYS = pytest.mark.parametrize("give_back", [of_the_dead, of_the_silent, of_the_stranded])
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def left_out(clock: HandClock) -> LeftOut:
+    return LeftOut(clock)
+
+
+def hold(storage: Storage, raw: Raw, number: int) -> list[Claim]:
+    """So many claims of one worker of a server that has been silent since."""
+    register(storage, "server#1", "worker-1")
+    storage.enqueue_many(Job.new("work", queue="default") for _ in range(number))
+    claims = storage.exchange((), fetch=fetch(), limit=number, retention=KEEP).claims
+    raw.age("servers", "last_heartbeat", HOUR)
+    return list(claims)
+
+
+def refuse(raw: Raw, claims: Sequence[Claim]) -> None:
+    listed = ", ".join(f"'{claim.job.id}'" for claim in claims)
+    raw.refuse("UPDATE", "jobs", saying=REFUSAL, when=f"NEW.state = 'enqueued' AND OLD.id IN ({listed})")
+
+
+def assert_all_are_given_back_uncharged(storage: Storage, raw: Raw, claims: Sequence[Claim]) -> None:
+    jobs = [present(storage, claim) for claim in claims]
+    assert {job.state_name for job in jobs} == {StateName.ENQUEUED}
+    assert {(job.failures, job.crashes, job.claim_seq) for job in jobs} == {(0, 0, 1)}
+    assert all(not storage.attempts(job.id) for job in jobs)
+    assert storage.claims() == []
+
+
+@pytest.mark.fault(75)
+@WAYS
+def test_all_but_the_refused_job_are_given_back_and_that_one_once_it_can_be(
+    storage: Storage, raw: Raw, clock: HandClock, left_out: LeftOut, give_back: GiveBack
+) -> None:
+    claims = hold(storage, raw, 7)
+    bad = claims[2]
+    refuse(raw, [bad])
+
+    assert give_back(storage, left_out) == 6
+
+    assert [claim.key for claim in storage.claims()] == [bad.key]
+    assert left_out.ids == [bad.job.id]
+    [refusal] = left_out.take_refusals()
+    assert (refusal.job_id, str(refusal.error)) == (bad.job.id, f"{REFUSAL}.")
+    raw.allow("jobs")
+    assert give_back(storage, left_out) == 0  # in its pause
+    clock.seconds += 1
+    assert give_back(storage, left_out) == 1
+    assert left_out.ids == []
+    assert_all_are_given_back_uncharged(storage, raw, claims)
+
+
+@pytest.mark.fault(75)
+def test_a_dead_server_stays_registered_without_workers_until_all_is_given_back(
+    storage: Storage, raw: Raw, clock: HandClock, left_out: LeftOut
+) -> None:
+    refuse(raw, hold(storage, raw, 2)[:1])
+
+    of_the_dead(storage, left_out)
+
+    assert [server.id for server in storage.list_servers()] == ["server#1"]
+    assert storage.list_workers() == []
+    assert storage.fetch_and_lock_job(fetch(worker="worker-2", server="server#2")) is not None
+    raw.allow("jobs")
+    clock.seconds += 1
+    of_the_dead(storage, left_out)
+    assert storage.list_servers() == []
+
+
+@pytest.mark.fault(75)
+def test_a_silent_server_of_which_a_job_is_refused_learns_that_it_counts_as_dead(
+    storage: Storage, raw: Raw, left_out: LeftOut
+) -> None:
+    bad, good = hold(storage, raw, 2)
+    refuse(raw, [bad])
+
+    of_the_silent(storage, left_out)
+
+    assert storage.heartbeat_server("server#1", worker_rss={}) is None
+    late = [storage.finish(claim, DONE, retention=KEEP).accepted for claim in (bad, good)]
+    assert late == [True, False]  # what nobody else may have is its own still
+    assert of_the_silent(storage, left_out) == 0
+    assert left_out.ids == []
+    assert present(storage, good).state_name is StateName.ENQUEUED
+
+
+@pytest.mark.fault(75)
+@WAYS
+def test_interrupted_before_any_query_it_gives_back_each_job_once_and_charges_none(
+    storage: Storage,
+    raw: Raw,
+    clock: HandClock,
+    give_back: GiveBack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt() -> None:
+        raise StorageUnavailable("no more")
+
+    for number in count(1):
+        raw.run("DELETE FROM {jobs}")
+        claims = hold(storage, raw, 4)
+        refuse(raw, claims[:1])
+        mine, is_through = LeftOut(clock), False
+        with monkeypatch.context() as patched:
+            before_query(storage, number, interrupt, patched)
+            try:
+                give_back(storage, mine)
+                is_through = True
+            except StorageUnavailable:
+                assert len(storage.claims()) == 4  # nothing of it was committed
+        clock.seconds += 60
+        give_back(storage, mine)
+        assert [claim.key for claim in storage.claims()] == [claims[0].key]
+        raw.allow("jobs")
+        clock.seconds += 60
+        give_back(storage, mine)
+        assert_all_are_given_back_uncharged(storage, raw, claims)
+        if is_through:
+            break
+
+    assert number > 5
+
+
+@pytest.mark.fault(36)
+@WAYS
+def test_a_lost_reply_to_the_commit_gives_nothing_back_twice(
+    storage: Storage, raw: Raw, clock: HandClock, left_out: LeftOut, give_back: GiveBack
+) -> None:
+    claims = hold(storage, raw, 4)
+    refuse(raw, claims[:1])
+    failpoints.arm(f"storage.committed=raise:{1 if give_back is of_the_dead else 2}")  # the others look first
+    try:
+        with pytest.raises(StorageUnavailable):
+            give_back(storage, left_out)
+    finally:
+        failpoints.arm("")
+    assert len(storage.claims()) == 1
+    again = storage.exchange((), fetch=fetch(server="server#2", worker="w"), limit=9, retention=KEEP).claims
+
+    clock.seconds += 1
+    others = give_back(storage, left_out) if give_back is not of_the_stranded else 0
+
+    assert others == 0
+    assert {claim.job.claim_seq for claim in again} == {2}
+    assert {present(storage, claim).state_name for claim in again} == {StateName.PROCESSING}
+    assert not any(storage.finish(claim, DONE, retention=KEEP).accepted for claim in claims[1:])
+    assert all(storage.finish(claim, DONE, retention=KEEP).accepted for claim in again)
+
+
+@pytest.mark.fault(75)
+def test_where_many_are_refused_the_tries_are_bounded_and_the_next_turns_find_the_others(
+    storage: Storage, raw: Raw, left_out: LeftOut
+) -> None:
+    claims = hold(storage, raw, 60)
+    refuse(raw, claims[::2])
+
+    of_the_dead(storage, left_out)
+    assert 0 < len(left_out.ids) <= 20
+    for _ in range(5):
+        of_the_dead(storage, left_out)
+
+    assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[::2]}
+    assert len(storage.list_servers()) == 1
+
+
+@pytest.mark.fault(75)
+def test_a_silent_server_keeps_its_row_until_each_of_its_jobs_was_tried(
+    storage: Storage, raw: Raw, left_out: LeftOut
+) -> None:
+    claims = hold(storage, raw, 60)
+    refuse(raw, claims[::2])
+    for _ in range(9):
+        try:
+            of_the_silent(storage, left_out)
+        except StorageUnavailable:
+            assert (len(storage.claims()), len(storage.list_servers())) == (60, 1)
+        else:
+            break
+
+    assert storage.list_servers() == []
+    assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[::2]}
+
+
+@pytest.mark.fault(75)
+def test_without_a_place_for_what_is_refused_nothing_is_given_back(storage: Storage, raw: Raw) -> None:
+    refuse(raw, hold(storage, raw, 3)[:1])
+
+    with pytest.raises(StorageError, match=REFUSAL):
+        storage.reclaim_server("server#1", silent_for=None, retention=KEEP)
+
+    assert (len(storage.claims()), len(storage.list_servers()), len(storage.list_workers())) == (3, 1, 1)
