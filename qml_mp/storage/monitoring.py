@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Part, Values
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import attempt_of, optional_text_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
@@ -131,13 +131,23 @@ class Monitoring(Part):
     ) -> DueWork:
         """What is left to run in the queues (empty: all) that are not paused; of these methods alone, unless
         they are None; of the Processing jobs those of this server alone, unless it is None."""
-        which = {
-            "queues": list(queues),
-            "methods": None if methods is None else list(methods),
-            "server_id": server_id,
-        }
+        which = _due(queues, methods, server_id)
         row = self._db.read("counting what is left to run", self._db.queries.monitoring.due_work, which)[0]
         return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+
+    def has_due_work(
+        self,
+        queues: Sequence[str],
+        *,
+        methods: Sequence[str] | None = None,
+        server_id: str | None = None,
+        with_waiting: bool = True,
+    ) -> bool:
+        """Whether `due_work` would count any, of what is due and not promoted only `with_waiting`. However
+        many there are, it ends with the first."""
+        which = {**_due(queues, methods, server_id), "with_waiting": with_waiting}
+        query = self._db.queries.monitoring.has_due_work
+        return bool(self._db.read("looking for what is left to run", query, which)[0]["found"])
 
     def later_work(
         self,
@@ -158,3 +168,8 @@ class Monitoring(Part):
         }
         row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))
+
+
+def _due(queues: Sequence[str], methods: Sequence[str] | None, server_id: str | None) -> Values:
+    known = None if methods is None else list(methods)
+    return {"queues": list(queues), "methods": known, "server_id": server_id}

@@ -215,6 +215,9 @@ class MonitoringQueries:
     """queues, among (None: all): queue, method, enqueued of what waits, at most so many counted of each."""
     due_work: str
     """queues, methods, server_id: runnable, waiting; see `DueWork`."""
+    has_due_work: str
+    """queues, methods, server_id, with_waiting: found, whether `due_work` would count any; of what waits only
+    `with_waiting`."""
     later_work: str
     """queues, methods: jobs, due_at of the first, now."""
 

@@ -265,7 +265,7 @@ class MethodStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueWork:
-    """What `--burst` asks: is anything left that can still run?"""
+    """What is left that can still run."""
 
     runnable: int
     """Enqueued or Processing jobs in the queues."""

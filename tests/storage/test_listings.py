@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, job_in
+from tests.storage.helpers import DONE, HOUR, KEEP, claim_new, fetch, in_an_hour, job_in
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -163,6 +164,35 @@ def test_due_work_of_one_server_is_what_it_knows_and_what_it_runs_itself(storage
     assert storage.due_work([], methods=["known"], server_id="mine#1") == DueWork(runnable=2, waiting=1)
     assert storage.due_work(["a"], methods=[], server_id="mine#1") == DueWork(runnable=0, waiting=0)
     assert storage.due_work([]) == DueWork(runnable=4, waiting=2)
+
+
+@pytest.mark.parametrize("queues", [["a"], ["a", "b"], []], ids=["one queue", "two queues", "all queues"])
+def test_whether_there_is_due_work_is_asked_as_it_is_counted(
+    storage: Storage, raw: Raw, queues: list[str]
+) -> None:
+    def found() -> tuple[bool, bool]:
+        which: dict[str, Any] = {"queues": queues, "methods": ["known"], "server_id": "mine#1"}
+        due, either = storage.due_work(**which), storage.has_due_work(**which)
+        runnable = storage.has_due_work(**which, with_waiting=False)
+        assert (runnable, either) == (due.runnable > 0, due.runnable + due.waiting > 0)
+        return runnable, either
+
+    storage.enqueue(Job.new("unknown", queue="a"))
+    storage.enqueue(Job.new("known", queue="paused"))
+    storage.set_paused("paused", True)
+    storage.enqueue(Job.new("known", queue="a", at=in_an_hour()))
+    claim_new(storage, server="others#1")
+    assert found() == (False, False)
+
+    raw.age("jobs", "run_at", 2 * HOUR)
+    assert found() == (False, True)
+    storage.promote_due(limit=1)
+    assert found() == (True, True)
+    storage.exchange((), fetch=fetch("a", server="mine#1"), limit=2, retention=KEEP)
+    assert found() == (True, True)
+    claims = [claim for claim in storage.claims() if claim.server_id == "mine#1"]
+    storage.exchange([(claim, DONE) for claim in claims], fetch=None, limit=0, retention=KEEP)
+    assert found() == (False, False)
 
 
 def test_later_work_is_what_will_be_due_in_the_queues(storage: Storage, raw: Raw) -> None:

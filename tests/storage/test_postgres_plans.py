@@ -244,6 +244,22 @@ def test_what_will_be_due_within_a_time_is_counted_without_reading_what_is_due_a
     assert not any("Rows Removed" in line for line in plan), plan
 
 
+@pytest.mark.parametrize("queues", [["small"], ["big", "small"], []])
+def test_whether_anything_is_left_to_run_is_known_with_the_first_job(
+    session: psycopg.Connection, postgres_url: str, queues: list[str]
+) -> None:
+    methods = ["foreign", "work"]
+    served: dict[str, object] = {
+        "queues": queues, "methods": methods, "server_id": "s", "with_waiting": True,
+    }  # fmt: skip
+
+    plan = explained(session, postgres_url, QUERIES.monitoring.has_due_work, served, generic=True)
+
+    scans = [line for line in plan if "jobs" in line and "Scan" in line and "never executed" not in line]
+    assert sum(_rows(line) for line in scans) == 1, plan
+    assert not any("Rows Removed" in line for line in plan), plan
+
+
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 def test_queues_are_counted_up_to_a_number_by_a_few_reads_of_an_index(
     session: psycopg.Connection, postgres_url: str, generic: bool

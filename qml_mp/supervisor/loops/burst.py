@@ -55,8 +55,13 @@ class BurstLoop(Loop):
 
     def _has_work(self, storage: Storage, says: SelfDescription) -> bool:
         run = self._run
-        due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
-        if due.runnable or (due.waiting and run.config.enable_scheduler) or self._waits(storage, says):
+        has_due = storage.has_due_work(
+            says.queues,
+            methods=says.methods,
+            server_id=run.registration.id,
+            with_waiting=run.config.enable_scheduler,
+        )
+        if has_due or self._waits(storage, says):
             return True
         return run.registration.wants_failures and storage.has_failure_callbacks(says.methods or ())
 

@@ -52,6 +52,26 @@ _WAITING: Final = f"""
 
 _NOT_PAUSED: Final = "queue <> ALL (ARRAY(SELECT name FROM {s}.limits WHERE kind = 'queue' AND paused))"
 
+# Runnable jobs in two parts, because a plan that is kept must look for named queues in the index.
+_RUNNABLE_IN_QUEUES: Final = f"""
+    FROM {{s}}.jobs
+    WHERE state = 'enqueued' AND queue <> '' AND queue = ANY(%(queues)s::text[]) AND {KNOWN}
+      AND {_NOT_PAUSED}
+"""
+_RUNNABLE_IN_ALL: Final = f"""
+    FROM {{s}}.jobs
+    WHERE %(queues)s::text[] = '{{{{}}}}' AND state = 'enqueued' AND queue <> '' AND {KNOWN} AND {_NOT_PAUSED}
+"""
+_HELD: Final = f"""
+    FROM {{s}}.jobs
+    WHERE state = 'processing' AND {SERVED} AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)
+"""
+_DUE: Final = f"""
+    FROM {{s}}.jobs
+    WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {SERVED} AND {KNOWN}
+      AND {_NOT_PAUSED}
+"""
+
 _KEYS: Final = """
     keys_{state} AS (
         (SELECT last_error_key AS kind FROM {{s}}.jobs WHERE state = '{state}'
@@ -260,20 +280,15 @@ MONITORING: Final = MonitoringQueries(
         WHERE {SERVED}
         ORDER BY h.queue, h.name
     """,
-    # Runnable jobs in two parts, because a plan that is kept must look for named queues in the index.
     due_work=f"""
-        SELECT (SELECT count(*) FROM {{s}}.jobs
-                WHERE state = 'enqueued' AND queue <> '' AND queue = ANY(%(queues)s::text[]) AND {KNOWN}
-                  AND {_NOT_PAUSED})
-               + (SELECT count(*) FROM {{s}}.jobs
-                  WHERE %(queues)s::text[] = '{{{{}}}}' AND state = 'enqueued' AND queue <> '' AND {KNOWN}
-                    AND {_NOT_PAUSED})
-               + (SELECT count(*) FROM {{s}}.jobs
-                  WHERE state = 'processing' AND {SERVED}
-                    AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
-               (SELECT count(*) FROM {{s}}.jobs
-                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {SERVED} AND {KNOWN}
-                  AND {_NOT_PAUSED}) AS waiting
+        SELECT (SELECT count(*) {_RUNNABLE_IN_QUEUES}) + (SELECT count(*) {_RUNNABLE_IN_ALL})
+               + (SELECT count(*) {_HELD}) AS runnable,
+               (SELECT count(*) {_DUE}) AS waiting
+    """,
+    # Each ends with the first that it finds. What stands before it and is unknown or paused is passed over.
+    has_due_work=f"""
+        SELECT EXISTS (SELECT {_RUNNABLE_IN_QUEUES}) OR EXISTS (SELECT {_RUNNABLE_IN_ALL})
+               OR EXISTS (SELECT {_HELD}) OR (%(with_waiting)s AND EXISTS (SELECT {_DUE})) AS found
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, now() AS now FROM {{s}}.jobs

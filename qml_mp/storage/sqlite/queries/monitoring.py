@@ -21,6 +21,18 @@ from qml_mp.storage.values import HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFi
 
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
+_RUNNABLE: Final = f"""
+    FROM qml_jobs INDEXED BY qml_jobs_enqueued
+    WHERE state = 'enqueued' AND {SERVED} AND {KNOWN} AND {_NOT_PAUSED}
+"""
+_HELD: Final = f"""
+    FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' AND {SERVED} AND (:server_id IS NULL OR server_id = :server_id)
+"""
+_DUE: Final = f"""
+    FROM qml_jobs INDEXED BY qml_jobs_waiting
+    WHERE {_WAITING} AND run_at <= :now AND {SERVED} AND {KNOWN} AND {_NOT_PAUSED}
+"""
 
 _FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
@@ -244,17 +256,13 @@ MONITORING: Final = MonitoringQueries(
         FROM waits WHERE {SERVED} ORDER BY queue, method
     """,
     due_work=f"""
-        SELECT
-            (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND {SERVED} AND {KNOWN} AND {_NOT_PAUSED})
-            + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
-               WHERE state = 'processing' AND {SERVED}
-                 AND (:server_id IS NULL OR server_id = :server_id))
-            AS runnable,
-            (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
-             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {SERVED} AND {KNOWN}
-               AND {_NOT_PAUSED})
-            AS waiting
+        SELECT (SELECT count(*) {_RUNNABLE}) + (SELECT count(*) {_HELD}) AS runnable,
+               (SELECT count(*) {_DUE}) AS waiting
+    """,
+    # Each ends with the first that it finds. What stands before it and is unknown or paused is passed over.
+    has_due_work=f"""
+        SELECT EXISTS (SELECT 1 {_RUNNABLE}) OR EXISTS (SELECT 1 {_HELD})
+               OR (:with_waiting AND EXISTS (SELECT 1 {_DUE})) AS found
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
