@@ -206,7 +206,13 @@ class ServerRegistry(Part):
 
     def deregister_worker(self, worker_id: str) -> list[Claim]:
         """Delete the row, after which the worker claims nothing more; the claims that it holds, whose jobs
-        are as short as those of `claims_of_worker`. Harmless when there is no row."""
+        are as short as those of `claims_of_worker`. Harmless when there is no row.
+
+        Of a worker that is dead, these are all that it will ever hold, although PostgreSQL may not have begun
+        what it has sent, or may be about to commit it: this waits for a claim that is being made, and raises
+        `StorageUnavailable` when that takes too long; what has made none by now finds no row. In SQLite a
+        process that is dead commits nothing.
+        """
         with self._db.transaction("deregistering a worker") as transaction:
             transaction.run(self._db.queries.registry.remove_worker, {"id": worker_id})
             # A query of its own, so that it sees the claim for which the first one has waited.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, state_of, wait_until
+from tests.storage_rows import hold_writes, pause_writes
 
 MakeServer = Callable[..., Server]
 METHODS = ("nap", "nap_with_the_lock")  # one that can be asked, and one that hears nothing
 LONG_S = 120.0
+HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
 
 
 def enqueue_naps(storage: Storage, method: str, *lengths_s: float) -> list[str]:
@@ -166,6 +170,30 @@ def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_
     assert (tmp_path / "mark").exists()
     assert starts(one) == Counter(ids)
     assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_claim_that_is_committed_after_its_worker_was_killed_is_settled_with_it(
+    server: MakeServer, storage: Storage, url: str
+) -> None:
+    one = server("-w", "1").start()
+    pause_writes(storage, StateName.PROCESSING)
+    address, _, schema = url.partition("?schema=")
+    with psycopg.connect(address) as other, psycopg.connect(address, autocommit=True) as watcher:
+        hold_writes(other)
+        ids = enqueue_naps(storage, "nap", 0.0, 0.0)
+        wait_until(lambda: watcher.execute(HELD_UP, [f"%{schema}%"]).fetchone(), what=one.log)
+        os.kill(one.worker_pids()[1], signal.SIGKILL)
+        # By the time that another is ready, it was looked for claims of this one.
+        wait_until(lambda: one.log().count("is ready") == 2, what=one.log)
+
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
+
+    assert starts(one) == Counter(ids)
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+    assert "which is gone" not in one.log()  # as a later look at all claims has it
     assert one.stop() == 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from qml_mp.core.job import Claim
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
@@ -17,6 +19,8 @@ PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FETCH = replace(fetch(worker="w-1", server="a#1"), registered=True)
 CLAIMER = "claimer"
+
+_T = TypeVar("_T")
 
 
 def worker(*, epoch: int = 0) -> WorkerInfo:
@@ -48,19 +52,23 @@ class Claimer:
     """A worker that sends its claim from another thread, for tests that stop it on its way."""
 
     def __init__(self, storage: Storage, raw: Raw) -> None:
-        self._storage = storage
+        self.storage = storage
         self._raw = raw
         self._thread = ThreadPoolExecutor(1)
 
     def send(self) -> Future[Claim | None]:
         """Send the claim; returns when it waits for a lock."""
-        sent = self._thread.submit(self._storage.fetch_and_lock_job, FETCH)
+        return self.ask(lambda storage: storage.fetch_and_lock_job(FETCH))
+
+    def ask(self, ask: Callable[[Storage], _T]) -> Future[_T]:
+        """Have it ask storage for that; returns when this waits for a lock."""
+        sent = self._thread.submit(ask, self.storage)
         wait_until(self._is_waiting, what="a claim that waits for a lock")
         return sent
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._storage.close()
+        self.storage.close()
 
     def _is_waiting(self) -> bool:
         waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"

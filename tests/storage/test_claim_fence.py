@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Job
-from qml_mp.core.outcome import ProcessFacts
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Outcome, ProcessFacts, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import new_emitter
+from qml_mp.storage import runs
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Exchanged
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
 from tests.storage.claimer import CLAIMER, FETCH, Claimer, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, finish_and_fetch, open_patiently, patient_url, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, finish_and_fetch, open_patiently, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
@@ -145,3 +147,101 @@ def test_the_settling_waits_for_a_claim_that_is_being_made_and_ends_it_too(
     job = present(storage, job_id)
     assert (job.state_name, job.claim_seq) == (StateName.ENQUEUED, 1)
     assert storage.list_workers() == []
+
+
+LIMIT = 3
+
+Exchange = Callable[[Storage, Sequence[Claim]], Exchanged]
+
+
+def writing(outcome: Outcome) -> Exchange:
+    """An exchange that writes this about each claim, and claims others."""
+    return lambda storage, held: storage.exchange(
+        [(claim, outcome) for claim in held], fetch=FETCH, limit=LIMIT, retention=KEEP
+    )
+
+
+def sent_ahead(storage: Storage, held: Sequence[Claim]) -> Exchanged:
+    """An exchange whose reply is read later."""
+    done = [(claim, DONE) for claim in held]
+    return storage.send_exchange(done, fetch=FETCH, limit=LIMIT, retention=KEEP)()
+
+
+in_every_way = pytest.mark.parametrize(
+    "exchange",
+    [writing(DONE), writing(Retry(error=NO, delay=HOUR)), sent_ahead],
+    ids=["one statement", "a transaction", "sent ahead"],
+)
+after_others = pytest.mark.parametrize("others", [0, 1, 8], ids=["the first", "behind one", "prepared"])
+
+
+def hold_some(storage: Storage, others: int, monkeypatch: pytest.MonkeyPatch) -> Sequence[Claim]:
+    """The claims of a worker after so many exchanges; more jobs wait."""
+    monkeypatch.setattr(runs, "_LOOK_EVERY_S", 1000.0)
+    register(storage)
+    storage.enqueue_many(Job.new("work") for _ in range((others + 2) * LIMIT))
+    held = storage.exchange((), fetch=FETCH, limit=LIMIT, retention=KEEP).claims
+    for _ in range(others):
+        held = writing(DONE)(storage, held).claims
+    return held
+
+
+@only_postgres
+@in_every_way
+@after_others
+@pytest.mark.parametrize("waits_for", ["the table", "a row of an outcome"])
+@pytest.mark.fault(1)
+def test_of_an_exchange_that_ends_after_the_look_of_the_settling_no_claim_comes(
+    storage: Storage,
+    raw: Raw,
+    connect: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    claimer: Claimer,
+    exchange: Exchange,
+    others: int,
+    waits_for: str,
+) -> None:
+    held = hold_some(claimer.storage, others, monkeypatch)
+    with connect() as other:
+        if waits_for == "the table":
+            other.execute(f"LOCK TABLE {raw.name('jobs')} IN SHARE MODE")
+        else:
+            row = f"SELECT FROM {raw.name('jobs')} WHERE id = %s FOR UPDATE"
+            other.execute(row, [held[1].job.id])
+        exchanged = claimer.ask(lambda dying: exchange(dying, held))
+
+        found = storage.deregister_worker("w-1")
+
+    assert exchanged.result(20).claims == ()
+    assert all(done.accepted for done in exchanged.result().finished)
+    assert {claim.key for claim in found} == {claim.key for claim in held}
+    assert storage.claims_of_worker("w-1") == []
+
+
+@only_postgres
+@in_every_way
+@after_others
+@pytest.mark.fault(1)
+def test_the_look_of_the_settling_waits_for_an_exchange_that_is_claiming(
+    url: str,
+    storage: Storage,
+    connect: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    claimer: Claimer,
+    exchange: Exchange,
+    others: int,
+) -> None:
+    held = hold_some(claimer.storage, others, monkeypatch)
+    pause_writes(storage, StateName.PROCESSING)
+    with closing(open_storage(patient_url(url), patience=HASTE)) as impatient, connect() as other:
+        hold_writes(other)
+        exchanged = claimer.ask(lambda dying: exchange(dying, held))
+        with pytest.raises(StorageUnavailable):
+            impatient.deregister_worker("w-1")
+        other.rollback()
+
+        found = storage.deregister_worker("w-1")
+
+    claims = exchanged.result(20).claims
+    assert len(claims) == LIMIT
+    assert {claim.key for claim in found} == {claim.key for claim in claims}
