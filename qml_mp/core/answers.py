@@ -16,6 +16,10 @@ _LONGEST_STACK = 16 * 1024
 _LONGEST_REASON = 8 * 1024
 
 
+OLD_CODE = "they run the code that was loaded at the start; restart the server to change it"
+"""The new workers of a server whose program is in memory, as with preload."""
+
+
 class ReloadState(StrEnum):
     """How far a reload has come."""
 
@@ -43,6 +47,8 @@ class ReloadAnswer:
     """Of these, those that have left."""
     why: str | None = None
     """With REFUSED and FAILED: the error, of several lines."""
+    is_new_code: bool = True
+    """False: the program is in memory, and the new workers run that one."""
 
     @property
     def is_final(self) -> bool:

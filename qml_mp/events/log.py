@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, assert_never
 
+from qml_mp.core.answers import OLD_CODE
 from qml_mp.core.cron import zone_trouble
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo
@@ -119,7 +120,7 @@ def _log_server(event: facts.ServerFact) -> None:
             text = "Server %s is %s; jobs of it that are enqueued again, or ended as was asked: %s"
             logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
         case facts.ServerReloaded(is_new_code=False):
-            logger.info("Replacing the workers one by one; the program in memory stays as it is")
+            logger.info("Replacing the workers one by one; %s", OLD_CODE)
         case facts.ServerReloaded(queues=queues, methods=methods):
             logger.info("Replacing the workers one by one. %s", what_is_served(queues, methods))
         case facts.ServerStopping(why=why, allowed=timedelta() as allowed):

@@ -157,6 +157,20 @@ def test_a_reload_tells_how_many_workers_are_replaced(qml: Qml) -> None:
     assert (stopped.code, process.returncode) == (0, 0)
 
 
+def test_a_reload_with_preload_says_that_the_code_is_that_of_the_start(qml: Qml) -> None:
+    with qml.started("-w", "2", "--preload") as process:
+        qml.until("status", shows=has_workers, server=process)
+        (qml.folder / "tasks.py").write_text(TASKS + _NAP)
+
+        reloaded = qml("reload")
+        qml("stop")
+        log = process.stderr.read().decode() if process.stderr is not None else ""
+
+    code = "they run the code that was loaded at the start; restart the server to change it\n"
+    assert (reloaded.code, reloaded.out) == (0, f"qml-server (pid {process.pid}): 2 workers replaced; {code}")
+    assert f"Replacing the workers one by one; {code}" in log
+
+
 def test_a_server_that_stops_is_not_hastened_by_another_stop(qml: Qml, storage: Storage) -> None:
     (qml.folder / "tasks.py").write_text(TASKS + _NAP)
     with qml.started("-w", "1", "--shutdown-timeout", "10m") as process:

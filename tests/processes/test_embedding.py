@@ -171,7 +171,7 @@ def test_an_app_that_its_host_has_imported_is_in_memory_though_it_is_given_by_na
     assert report_of("deployed") == {"workers": 2}
 
     log = (tmp_path / "errors").read_text()
-    assert "the program in memory stays as it is" in log
+    assert "they run the code that was loaded at the start; restart the server to change it" in log
     assert "new code" not in log
 
 

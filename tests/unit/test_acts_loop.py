@@ -15,7 +15,7 @@ from qml_mp.cli.asking import await_act
 from qml_mp.cli.commands import signals
 from qml_mp.cli.local_servers import LocalServer
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
-from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer
+from qml_mp.core.answers import OLD_CODE, ReloadAnswer, ReloadState, StacksAnswer
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotView
@@ -23,6 +23,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.parts import acts
 from qml_mp.supervisor.parts.acts import CarryingOut
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.signals import StackDump
@@ -261,6 +262,12 @@ def test_a_drain_waits_for_a_worker_that_asks_for_a_job(
     loop.run(storage)
 
     assert (while_it_asks, desk.is_empty) == (False, True)
+
+
+def test_a_reload_of_a_program_in_memory_is_not_told_as_one_of_new_code() -> None:
+    done = ReloadAnswer(began_at=0.0, state=ReloadState.DONE, workers=2, replaced=2, is_new_code=False)
+
+    assert acts._of_reload(done) == Answer(state=ActState.DONE, said=f"2 workers replaced; {OLD_CODE}")
 
 
 def idle_worker(activity: Activity) -> SimpleNamespace:

@@ -18,7 +18,12 @@ STACK = WorkerStack(number=1, pid=12, method="work", stack="File x\n")
 IDLE = WorkerStack(number=2, pid=13, method=None, stack=None)
 ANSWERS = Answers(
     reload=ReloadAnswer(
-        began_at=1.5, state=ReloadState.FAILED, workers=3, replaced=1, why="no\x00 such\nmodule ü"
+        began_at=1.5,
+        state=ReloadState.FAILED,
+        workers=3,
+        replaced=1,
+        why="no\x00 such\nmodule ü",
+        is_new_code=False,
     ),
     stacks=StacksAnswer(began_at=2.25, workers=(STACK, IDLE)),
     stops=True,

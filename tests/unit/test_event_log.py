@@ -284,7 +284,8 @@ REFUSED = StorageUnavailable("refused")
         (
             ServerReloaded(is_new_code=False),
             "INFO",
-            "Replacing the workers one by one; the program in memory stays as it is",
+            "Replacing the workers one by one; they run the code that was loaded at the start; restart the "
+            "server to change it",
         ),
         (ServerStopping(why="SIGTERM", allowed=SOON), "INFO", "Stopping (SIGTERM): running jobs have 2.1s"),
         (ServerStopping(why="SIGQUIT", allowed=None), "WARNING", "Stopping now (SIGQUIT)"),

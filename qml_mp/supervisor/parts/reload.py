@@ -99,8 +99,11 @@ class Reload(Part):
         """Replace the workers; by new code, once it is known what that gives."""
         if self._run.stop.has_begun or self._is_closed:
             return
-        self._answer_with(ReloadAnswer(began_at=self._run.clock.monotonic(), state=ReloadState.LOOKING))
-        if is_in_memory(self._source):
+        in_memory = is_in_memory(self._source)
+        began_at = self._run.clock.monotonic()
+        answer = ReloadAnswer(began_at=began_at, state=ReloadState.LOOKING, is_new_code=not in_memory)
+        self._answer_with(answer)
+        if in_memory:
             self._run.events.emit(ServerReloaded(is_new_code=False))
             self._declarations.declare_again()
             self._replace_all()
