@@ -143,15 +143,20 @@ def load_app_spec(flag: str | None, *, directory: str | None = None) -> str | No
 
 
 def load_config(
-    *, flags: Mapping[str, object], code: ServerConfig | None, directory: str | None = None
+    *,
+    flags: Mapping[str, object],
+    code: ServerConfig | None,
+    directory: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> ServerConfig:
     """The settings of a server. `flags` has names of `ServerConfig` fields; None there means not given.
 
     Of `code`, the fields that were written count, also when they are written as the default is. The settings
-    file is that of `directory`, as in `load_url`.
+    file is that of `directory`, as in `load_url`. Without an `environment` that of this process counts.
     Raises `ConfigurationError` that names the setting, the bound and where the value comes from.
     """
-    given = {**_from_file(directory), **_from_environment()}
+    environment = os.environ if environment is None else environment
+    given = {**_from_file(directory), **_from_environment(environment)}
     for name in code.given if code is not None else ():
         given[name] = _Setting(
             value=getattr(code, name), source="the ServerConfig in the code", place="the code"
@@ -206,8 +211,10 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_ENV_PREFIX)}
 
 
-def take_over_settings(variables: Mapping[str, str]) -> None:
-    """Have what the import of an app has set in another process in the environment of this one too."""
+def replace_settings(variables: Mapping[str, str]) -> None:
+    """Have these in the environment of this process, in place of all that are ours there."""
+    for name in settings_in_environment().keys() - variables.keys():
+        del os.environ[name]
     os.environ.update(variables)
 
 
@@ -229,11 +236,11 @@ class _Setting:
     """The same without a path, for pages that others read."""
 
 
-def _from_environment() -> dict[str, _Setting]:
+def _from_environment(environment: Mapping[str, str]) -> dict[str, _Setting]:
     found: dict[str, _Setting] = {}
     for key in (*ALIASES, *SETTINGS):
         variable = _ENV_PREFIX + key.upper()
-        text = os.environ.get(variable, "")
+        text = environment.get(variable, "")
         if not text:
             continue
         name = ALIASES.get(key, key)

@@ -26,7 +26,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.sources import anchored, settings_in_environment
+from qml_mp.sources import anchored, replace_settings, settings_in_environment
 from qml_mp.storage.memory_folder import url_for_others
 
 _VARIABLES = (
@@ -44,6 +44,9 @@ class NamedProgram:
     """An app named "module:attribute", found with the current directory importable."""
 
     spec: str
+    settings: Mapping[str, str] | None = field(default=None, repr=False)
+    """Those that the import finds in the environment, whatever an import before has put there and processes
+    have inherited: `load_dotenv()` overrides nothing. None: as the environment is."""
 
     @property
     def label(self) -> str:
@@ -65,6 +68,8 @@ class NamedProgram:
 
         Raises whatever the user's module raises when it is imported. Called once in each worker.
         """
+        if self.settings is not None:
+            replace_settings(self.settings)
         found = import_named(self.spec)
         program = found if isinstance(found, Program) else getattr(found, "program", None)
         if not isinstance(program, Program):
@@ -183,7 +188,8 @@ class AppFacts:
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The settings that the import has put into the environment of its process, as `load_dotenv()` does."""
+    """All settings in the environment of its process after the import, which puts some there as
+    `load_dotenv()` does."""
     threads: int | None = None
     """Native threads of the process that has imported it, once it had; None: not known."""
     error: str | None = None
@@ -192,7 +198,6 @@ class AppFacts:
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     files: set[str] = set()
-    before = settings_in_environment().items()
     try:
         facts = _named(facts_of(source.load()), source)
         facts = dataclasses.replace(facts, url=_url_from_here(facts.url))
@@ -205,7 +210,7 @@ def probe(source: ProgramSource) -> str:
     facts = dataclasses.replace(
         facts,
         files=tuple(sorted(files)),
-        environment=dict(settings_in_environment().items() - before),
+        environment=settings_in_environment(),
         threads=host.thread_count(),
     )
     config = None if facts.config is None else facts.config.plain()

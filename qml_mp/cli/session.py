@@ -23,7 +23,7 @@ from qml_mp.sources import (
     load_boot_timeout,
     load_config,
     load_url,
-    take_over_settings,
+    replace_settings,
     unknown_variables,
 )
 
@@ -80,7 +80,7 @@ class Session:
                     facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
             except AppImportError as error:
                 raise AppImportError(in_words(error, verbose=True)) from error
-            take_over_settings(facts.environment)
+            replace_settings(facts.environment)
             self._facts = facts
         return self._facts
 

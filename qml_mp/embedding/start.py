@@ -14,7 +14,14 @@ from qml_mp.embedding.supervise import check_forkable, open_for_supervisor, prel
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_boot_timeout, load_config, load_url, take_notify_socket, take_over_settings
+from qml_mp.sources import (
+    load_boot_timeout,
+    load_config,
+    load_url,
+    replace_settings,
+    settings_in_environment,
+    take_notify_socket,
+)
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -36,14 +43,14 @@ def run_server(
 ) -> int:
     """Run a server until it is told to stop; 0, or 6 when jobs were killed at the deadline.
 
-    With `watch` it reloads when a source file changes. Of the settings,
-    flags win over what the app's code gives, that over the environment and the settings file.
+    With `watch` it reloads when a source file changes. Flags win over the code, that over other settings.
     Raises `AppImportError`, `ConfigurationError`, `StorageError` or `WorkerBootError`.
     """
     notify = take_notify_socket()  # before anything is started that would inherit it
     begun_at = datetime.now(UTC)
-    named = NamedProgram(spec=app_spec)
+    named = NamedProgram(spec=app_spec, settings=settings_in_environment())
     facts = probe_app(named, timeout=load_boot_timeout(flags=config_flags))
+    replace_settings(facts.environment)  # once, for what is read later: after a reload only the queues change
     config = _settings(config_flags, facts)
     if watch:
         _check_takes_over_code(config)
@@ -98,6 +105,5 @@ def _check_takes_over_code(config: ServerConfig) -> None:
 def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
     """The settings; of queues that nobody sets, those that the code declares. What its import has put into
     the environment counts, as it does for producers, who import the code themselves."""
-    take_over_settings(facts.environment)
-    config = load_config(flags=flags, code=facts.config)
+    config = load_config(flags=flags, code=facts.config, environment=facts.environment)
     return config if "queues" in config.given else replace(config, queues=facts.queues)

@@ -25,6 +25,18 @@ VERSION = "@app.job()\ndef version():\n    return {}\n"
 # A job that takes as long as it is told.
 NAP = "@app.job()\ndef nap(seconds):\n    time.sleep(seconds)\n"
 BROKEN = "import no_such_library\n"
+# As `load_dotenv()`: what is set already is not overridden.
+WITH_ENV_FILE = """
+import os
+from qml_mp import QmlApp
+for line in open({!r}):
+    os.environ.setdefault(*line.strip().split("="))
+app = QmlApp()
+
+@app.job()
+def queues():
+    return os.environ.get("QML_MP_QUEUES")
+"""
 NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
 
 
@@ -380,6 +392,53 @@ def test_a_reload_keeps_the_queues_that_were_asked_for(
     wait_until(lambda: one.worker_pids() and all(map(is_gone, before)), what=one.log)
     wait_until(lambda: storage.list_servers()[0].methods == ("version", "resize"), what=one.log)
     assert storage.list_servers()[0].queues == ("default",)
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seen", "served"),
+    [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail")), ("", None, ("default",))],
+)
+def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path,
+    text: str, seen: str | None, served: tuple[str, ...],
+) -> None:  # fmt: skip
+    env_file = tmp_path / ".env"
+    deploy(WITH_ENV_FILE.format(str(env_file)))
+    env_file.write_text("QML_MP_QUEUES=default,old\n")
+    one = living("-w", "1").start()
+    assert storage.list_servers()[0].queues == ("default", "old")
+    env_file.write_text(text)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert storage.list_servers()[0].queues == served
+    assert result_of(storage, "queues") == seen
+    assert one.stop() == 0
+
+
+def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    env_file = tmp_path / ".env"
+    deploy(WITH_ENV_FILE.format(str(env_file)))
+    env_file.touch()
+    one = living("-w", "1").start()
+    before = one.worker_pids()
+    env_file.write_text("QML_MP_QUEUES=no good\n")
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: has_refused(storage), what=one.log)
+    assert "The queue name 'no good' is not usable" in (answer_in(storage).why or "")
+    assert one.worker_pids() == before
+    env_file.write_text("QML_MP_QUEUES=default,good\n")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: answer_in(storage).state is ReloadState.DONE, what=one.log)
+    assert storage.list_servers()[0].queues == ("default", "good")
+    assert result_of(storage, "queues") == "default,good"
+    assert trouble_in(storage) is None
     assert one.stop() == 0
 
 
