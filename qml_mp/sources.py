@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -101,15 +101,19 @@ def is_url_in_environment() -> bool:
     return bool(os.environ.get("QML_MP_URL"))
 
 
-def unknown_variables() -> list[str]:
-    """A sentence for each variable of the environment that looks like a setting and is none; of those not
-    that Kubernetes sets for a Service which is called as this is."""
+def unknown_variables(
+    environment: Mapping[str, str] | None = None, *, besides: Collection[str] = ()
+) -> list[str]:
+    """A sentence for each variable of the environment (None: this process's) that looks like a setting and is
+    none, `besides` those that were looked at; of those not that Kubernetes sets for a Service which is called
+    as this is."""
+    environment = os.environ if environment is None else environment
     known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *ALIASES, *SETTINGS)} | {
         WEB_TOKEN_VARIABLE
     }
     sentences = []
-    for name in sorted(os.environ):
-        if name.startswith(_ENV_PREFIX) and name not in known and not _is_of_others(name):
+    for name in sorted(set(environment).difference(known, besides)):
+        if name.startswith(_ENV_PREFIX) and not _is_of_others(name, environment[name]):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else "."
             sentences.append(f"{name} in the environment is no setting and has no effect{hint}")
@@ -278,11 +282,11 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def _is_of_others(name: str) -> bool:
+def _is_of_others(name: str, value: str) -> bool:
     """Whether it is the tests' own variable, or one of those by which a pod finds a Service."""
     if name.startswith(_OF_TESTS) or _OF_KUBERNETES.fullmatch(name):
         return True
-    return name.endswith("_PORT") and "://" in os.environ[name]  # a person would write a number
+    return name.endswith("_PORT") and "://" in value  # a person would write a number
 
 
 def _named(url: str, what: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import click
 
 from qml_mp import host
+from qml_mp.cli.app_import import import_app, note_unknown_settings, take_over_settings
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import in_words, sentence
 from qml_mp.cli.output import note, stdout_for_data
@@ -23,8 +24,6 @@ from qml_mp.sources import (
     load_boot_timeout,
     load_config,
     load_url,
-    replace_settings,
-    unknown_variables,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Session:
     def app(self) -> QmlApp | None:
         """The user's app, imported into this process without a limit of time; None when nobody names one."""
         if self._app is None and (spec := self.named_app()) is not None:
-            self._app = _import_app(spec)
+            self._app = import_app(spec)
         return self._app
 
     def facts(self) -> AppFacts | None:
@@ -80,7 +79,7 @@ class Session:
                     facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
             except AppImportError as error:
                 raise AppImportError(in_words(error, verbose=True)) from error
-            replace_settings(facts.environment)
+            take_over_settings(facts)
             self._facts = facts
         return self._facts
 
@@ -242,8 +241,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; a setting in the environment that is written wrong would pass unseen otherwise."""
         if self.name != "start":  # which has its log for that
-            for sentence in unknown_variables():
-                note(sentence)
+            note_unknown_settings()
         return super().invoke(ctx)
 
 
@@ -306,15 +304,3 @@ def _check_could_be_made(storage: Storage) -> None:
         storage.check_rights()
     except StorageUnreachable as error:
         raise StorageUnreachable(f"There is no qml-mp schema, and none can be made here. {error}") from error
-
-
-def _import_app(spec: str) -> QmlApp:
-    from qml_mp.loading import load_app
-
-    try:
-        with stdout_for_data():
-            return load_app(spec)
-    except SystemExit as left:
-        raise AppImportError(
-            f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."
-        ) from left

@@ -21,6 +21,7 @@ from qml_mp.sources import (
     replace_settings,
     settings_in_environment,
     take_notify_socket,
+    unknown_variables,
 )
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
@@ -51,7 +52,7 @@ def run_server(
     named = NamedProgram(spec=app_spec, settings=settings_in_environment())
     facts = probe_app(named, timeout=load_boot_timeout(flags=config_flags))
     replace_settings(facts.environment)  # once, for what is read later: after a reload only the queues change
-    config = _settings(config_flags, facts)
+    config = _settings(config_flags, named, facts)
     if watch:
         _check_takes_over_code(config)
     check_served(config)
@@ -76,7 +77,7 @@ def run_server(
         source,
         facts=facts,
         new_code=NewCode(
-            queues_of=lambda new: _settings(config_flags, new).queues,
+            queues_of=lambda new: _settings(config_flags, named, new).queues,
             watch_since=begun_at if watch else None,
             files=facts.files,
         ),
@@ -102,8 +103,11 @@ def _check_takes_over_code(config: ServerConfig) -> None:
         )
 
 
-def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
+def _settings(flags: Mapping[str, object], source: NamedProgram, facts: AppFacts) -> ServerConfig:
     """The settings; of queues that nobody sets, those that the code declares. What its import has put into
-    the environment counts, as it does for producers, who import the code themselves."""
+    the environment counts, as it does for producers, who import the code themselves; what of that is written
+    wrong is told."""
+    for sentence in unknown_variables(facts.environment, besides=source.settings or ()):
+        logger.warning(sentence)
     config = load_config(flags=flags, code=facts.config, environment=facts.environment)
     return config if "queues" in config.given else replace(config, queues=facts.queues)

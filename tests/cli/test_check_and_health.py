@@ -411,3 +411,20 @@ def test_a_setting_that_is_written_wrong_in_the_environment_is_told(qml: Qml, st
 
     assert read.err == f"qml-mp: {told}"
     assert f"qml-mp: WARNING {told}" in started.err
+
+
+@pytest.mark.parametrize("command", ["start", "check", "enqueue"])
+def test_a_setting_is_told_that_the_import_of_the_app_writes_wrong_into_the_environment(
+    qml: Qml, command: str
+) -> None:
+    """As `load_dotenv()` does; once, and what was there before is told of once, too."""
+    wrong = 'import os\nos.environ["QML_MP_WORKRES"] = "8"\n'
+    (qml.folder / "tasks.py").write_text(f"{wrong}{TASKS}")
+    flags = {"start": ["-w", "0", "--burst"], "check": [], "enqueue": ["boom"]}[command]
+
+    ended = qml("-A", "tasks:app", command, *flags, env={"QML_MP_QUEUE": "mail"})
+
+    assert ended.code == 0
+    for name, meant in [("QML_MP_WORKRES", "QML_MP_WORKERS"), ("QML_MP_QUEUE", "QML_MP_QUEUES")]:
+        told = f"{name} in the environment is no setting and has no effect; did you mean {meant}?"
+        assert ended.err.count(told) == 1, ended.err

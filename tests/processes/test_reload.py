@@ -442,6 +442,22 @@ def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended
     assert one.stop() == 0
 
 
+def test_a_setting_that_is_written_wrong_in_a_changed_env_file_is_told_at_the_reload(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    env_file = tmp_path / ".env"
+    deploy(WITH_ENV_FILE.format(str(env_file)))
+    env_file.touch()
+    one = living("-w", "1").start()
+    env_file.write_text("QML_MP_QUEUS=mail\n")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert one.log().count("WARNING QML_MP_QUEUS in the environment is no setting and has no effect") == 1
+    assert one.stop() == 0
+
+
 def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_told(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from qml_mp.child.source import AppFacts, NamedProgram, cap_native_threads
+from qml_mp.cli.app_import import take_over_settings
 from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.output import json_option, print_json, say, stdout_for_data, unheard
 from qml_mp.cli.session import Command, Session, pass_session
@@ -18,7 +19,7 @@ from qml_mp.embedding.supervise import check_copyable
 from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.printable import printable_lines
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_boot_timeout, load_config, load_url, replace_settings
+from qml_mp.sources import load_boot_timeout, load_config, load_url
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.probe import probe_app
@@ -80,7 +81,7 @@ def _lines(session: Session) -> Iterator[Line]:
         else:
             with stdout_for_data():
                 facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
-            replace_settings(facts.environment)  # as `start` does
+            take_over_settings(facts)  # as `start` does
             yield Line(what="app", result="ok", text=f"{spec} imports. Methods: {_listed(facts.methods)}")
         # Not before: the code may mend what the environment says by itself.
         config = load_config(flags={}, code=None if facts is None else facts.config)

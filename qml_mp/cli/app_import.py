@@ -1,0 +1,43 @@
+"""Client: the import of the user's app for a command, and the settings that it puts into the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from qml_mp.cli.output import note, stdout_for_data
+from qml_mp.errors import AppImportError
+from qml_mp.sources import replace_settings, settings_in_environment, unknown_variables
+
+if TYPE_CHECKING:
+    from qml_mp.app import QmlApp
+    from qml_mp.child.source import AppFacts
+
+
+def import_app(spec: str) -> QmlApp:
+    """The app, imported into this process. Raises `AppImportError`."""
+    from qml_mp.loading import load_app
+
+    given = settings_in_environment()
+    try:
+        with stdout_for_data():
+            app = load_app(spec)
+    except SystemExit as left:
+        raise AppImportError(
+            f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."
+        ) from left
+    note_unknown_settings(besides=given)
+    return app
+
+
+def take_over_settings(facts: AppFacts) -> None:
+    """Have the settings in the environment that are there after the import in another process."""
+    given = settings_in_environment()
+    replace_settings(facts.environment)
+    note_unknown_settings(besides=given)
+
+
+def note_unknown_settings(*, besides: Collection[str] = ()) -> None:
+    """Say so of variables that are written wrong: they would pass unseen otherwise."""
+    for sentence in unknown_variables(besides=besides):
+        note(sentence)
