@@ -93,8 +93,8 @@ def shown(server: ServerInfo) -> str:
     return printable(f"{server.name} (pid {server.process.pid})")
 
 
-def note_other_folder(server: ServerInfo, spec: str | None) -> None:
-    """Say so when a server here imports its app from another folder, although this one has it as well: a
+def note_other_folder(storage: Storage, server: ServerInfo, spec: str | None) -> None:
+    """Say so when a server here imports this app from another folder, although this one has it as well: a
     process stays in the folder in which it was started, also where a symlink by which it was named leads to
     another one now."""
     here, pid = host.current_directory(), server.process.pid
@@ -105,7 +105,10 @@ def note_other_folder(server: ServerInfo, spec: str | None) -> None:
     except OSError:  # another user's, or a system without /proc
         return
     module = spec.partition(":")[0]
-    if here != there and _has_module(here, module) and _has_module(there, module):
+    if here == there or not _has_module(here, module):
+        return
+    told = storage.server_descriptions().get(server.id)  # a folder may have many modules that it does not run
+    if told is not None and told.app.partition(":")[0] == module and _has_module(there, module):
         note(
             f"{shown(server)} imports {module} from {there}, in which it was started, and not from here "
             f"({here}). What is here a restart takes over, and no reload."

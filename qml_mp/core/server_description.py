@@ -1,4 +1,4 @@
-"""Anywhere: what a server tells people of itself beside what others act on: versions, settings, loops."""
+"""Anywhere: what a server tells people beside what others act on: its app, versions, settings, loops."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class ToldLoop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerDescription:
-    """Written by the server, read by people's pages."""
+    """Written by the server, read by people's pages and commands."""
 
+    app: str = ""
+    """The "module:attribute" that its app was found by; "": by nothing, or it does not say."""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[ToldSetting, ...] = ()
     loops: tuple[ToldLoop, ...] = ()
@@ -45,7 +47,8 @@ class ServerDescription:
             for each in self.loops
         ]
         settings = [[each.name, each.value, each.source] for each in self.settings]
-        return json.dumps({"versions": dict(self.versions), "settings": settings, "loops": loops})
+        told = {"app": self.app, "versions": dict(self.versions), "settings": settings, "loops": loops}
+        return json.dumps(told)
 
 
 def read_description(text: str | None) -> ServerDescription:
@@ -53,6 +56,7 @@ def read_description(text: str | None) -> ServerDescription:
     try:
         told = json.loads(text or "{}")
         return ServerDescription(
+            app=str(told.get("app", "")),
             versions={str(name): str(version) for name, version in told.get("versions", {}).items()},
             settings=tuple(
                 ToldSetting(name=str(name), value=str(value), source=str(source))

@@ -39,6 +39,8 @@ class Run:
     ) -> None:
         self.config = config
         self.url = url
+        self.app = facts.spec
+        """By what it was found; "": by nothing."""
         self.counts = EventCounts()
         self.events = new_emitter(self.counts.count)
         self.clock = clock or SystemClock()

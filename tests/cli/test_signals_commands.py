@@ -86,6 +86,10 @@ def has_one_worker(status: Any) -> bool:
     return any(len(server["workers"]) == 1 for server in status["servers"])
 
 
+def says_its_app(storage: Storage) -> bool:
+    return any(told.app for told in storage.server_descriptions().values())
+
+
 def has_workers(status: Any) -> bool:
     return any(len(server["workers"]) == 2 for server in status["servers"])
 
@@ -385,7 +389,9 @@ def test_a_server_that_ended_since_it_was_found_is_not_signalled(
     assert bystander.poll() is None
 
 
-def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(qml: Qml) -> None:
+def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(
+    qml: Qml, storage: Storage
+) -> None:
     old, new, link = qml.folder / "r1", qml.folder / "r2", qml.folder / "current"
     for folder in (old, new):
         folder.mkdir()
@@ -394,6 +400,7 @@ def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(q
     url = f"sqlite:///{qml.database}"
     with replace(qml, folder=link).started("--url", url, "-w", "1") as process:
         qml.until("status", "--url", url, shows=has_one_worker, server=process)
+        wait_until(lambda: says_its_app(storage))
         reload = ("-A", "tasks:app", "reload", "--url", url)
         silent = replace(qml, folder=link)(*reload)
         link.unlink()
@@ -404,3 +411,21 @@ def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(q
     assert (silent.code, told.code) == (0, 0), (silent.err, told.err)
     assert "imports tasks from" not in silent.err
     assert f"imports tasks from {old}, in which it was started, and not from here ({new})" in told.err
+
+
+def test_a_reload_says_nothing_of_a_folder_whose_module_the_server_does_not_run(
+    qml: Qml, storage: Storage
+) -> None:
+    there, here = qml.folder / "there", qml.folder / "here"
+    for folder in (there, here):
+        folder.mkdir()
+        (folder / "tasks.py").write_text(TASKS)
+    (there / "mail.py").write_text(TASKS)
+    url = f"sqlite:///{qml.database}"
+    with replace(qml, folder=there).started("-A", "mail:app", "--url", url, "-w", "1") as process:
+        qml.until("status", "--url", url, shows=has_one_worker, server=process)
+        wait_until(lambda: says_its_app(storage))
+
+        reloaded = replace(qml, folder=here)("-A", "tasks:app", "reload", "--all", "--url", url)
+
+    assert (reloaded.code, reloaded.err) == (0, "")

@@ -17,6 +17,7 @@ from qml_mp.storage.store import Storage
 from tests.storage.test_registry import server
 
 TOLD = ServerDescription(
+    app="tasks:app",
     versions={"qml-mp": "1.2", "Python": "3.11"},
     settings=(ToldSetting(name="job_timeout", value="5m", source="QML_MP_JOB_TIMEOUT"),),
     loops=(

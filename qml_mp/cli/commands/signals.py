@@ -72,7 +72,7 @@ def reload(
     within = None if no_wait else timeout
     spec = session.named_app()
     for info in servers:
-        note_other_folder(info, spec)
+        note_other_folder(storage, info, spec)
     return max(_each(servers, lambda info: _reload(storage, info, within=within)))
 
 

@@ -1,4 +1,4 @@
-"""Supervisor: what the server tells people of itself: versions, settings with their sources, loops."""
+"""Supervisor: what the server tells people of itself: app, versions, settings with their sources, loops."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class DescriptionLoop(Loop):
             )
             for each in self._others
         ]
-        description = ServerDescription(versions=self._versions, settings=self._settings, loops=tuple(loops))
+        description = ServerDescription(
+            app=self._run.app, versions=self._versions, settings=self._settings, loops=tuple(loops)
+        )
         storage.describe_server(self._run.registration.id, description)
 
 
