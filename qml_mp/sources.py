@@ -146,6 +146,14 @@ def load_app_spec(flag: str | None, *, directory: str | None = None) -> str | No
     return spec
 
 
+def file_that_names_app(flag: str | None, *, directory: str | None = None) -> Path | None:
+    """The settings file from which `load_app_spec` has the app; None: from elsewhere, or nobody says."""
+    if flag is not None or os.environ.get("QML_MP_APP"):
+        return None
+    file = nearest_file(directory)
+    return file.path if file is not None and "app" in file.values else None
+
+
 def load_config(
     *,
     flags: Mapping[str, object],

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from qml_mp.cli.output import note, stdout_for_data
 from qml_mp.errors import AppImportError
-from qml_mp.sources import replace_settings, settings_in_environment, unknown_variables
+from qml_mp.sources import (
+    file_that_names_app,
+    load_app_spec,
+    replace_settings,
+    settings_in_environment,
+    unknown_variables,
+)
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
@@ -28,6 +34,23 @@ def import_app(spec: str) -> QmlApp:
         ) from left
     note_unknown_settings(besides=given)
     return app
+
+
+def who_names_app(error: BaseException, *, flag: str | None, directory: str | None) -> str:
+    """Of the error that the app is not found, where a settings file of another folder names it: a sentence
+    that says which, and what to do. Else ""."""
+    if not isinstance(error, AppImportError) or directory is None:
+        return ""
+    file = file_that_names_app(flag, directory=directory)
+    if file is None or str(file.parent) == directory:
+        return ""
+    module = (load_app_spec(flag, directory=directory) or "").partition(":")[0]
+    if not any(f"No module named {name!r}" in str(error) for name in (module, module.partition(".")[0])):
+        return ""
+    return (
+        f"The app is named in {file}, and imported from the current directory (or by PYTHONPATH), not from "
+        f"the file's: call this in {file.parent}."
+    )
 
 
 def take_over_settings(facts: AppFacts) -> None:

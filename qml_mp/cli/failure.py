@@ -37,13 +37,13 @@ def exit_code_of(error: BaseException) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
-def paragraph(error: BaseException, *, verbose: bool = False) -> str:
+def paragraph(error: BaseException, *, verbose: bool = False, more: str = "") -> str:
     """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback. `verbose`: which has
-    been shown."""
-    return f"qml-mp: error: {in_words(error, verbose=verbose)}"
+    been shown. `more`: a sentence that follows."""
+    return f"qml-mp: error: {in_words(error, verbose=verbose, more=more)}"
 
 
-def in_words(error: BaseException, *, verbose: bool = False) -> str:
+def in_words(error: BaseException, *, verbose: bool = False, more: str = "") -> str:
     """The same where something of ours stands before it."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
@@ -59,7 +59,8 @@ def in_words(error: BaseException, *, verbose: bool = False) -> str:
     else:
         text = f"unexpected {type(error).__name__}: {error} {_HINT}"
     text = " ".join(text.split())
-    return printable(text.removesuffix(f" {_HINT}") if verbose else text)
+    text = text.removesuffix(f" {_HINT}") if verbose else text
+    return printable(f"{sentence(text)} {more}" if more else text)
 
 
 def sentence(text: str) -> str:

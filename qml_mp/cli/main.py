@@ -130,7 +130,8 @@ def run(arguments: list[str]) -> int:
             if session.verbose:
                 for line in printable_lines(traceback.format_exc()):
                     click.echo(line, err=True)
-            click.echo(paragraph(error, verbose=session.verbose), err=True)
+            more = session.more_about(error)
+            click.echo(paragraph(error, verbose=session.verbose, more=more), err=True)
         return exit_code_of(error)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import click
 
 from qml_mp import host
-from qml_mp.cli.app_import import import_app, note_unknown_settings, take_over_settings
+from qml_mp.cli.app_import import import_app, note_unknown_settings, take_over_settings, who_names_app
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import in_words, sentence
 from qml_mp.cli.output import note, stdout_for_data
@@ -82,6 +82,10 @@ class Session:
             take_over_settings(facts)
             self._facts = facts
         return self._facts
+
+    def more_about(self, error: BaseException) -> str:
+        """What else there is to say of it: a sentence, or ""."""
+        return who_names_app(error, flag=self.app_spec, directory=self._directory)
 
     def make_job(self, method: str, payload: JsonValue, **options: Unpack[JobOptions]) -> Job:
         """A job that is not enqueued yet, checked against the app when there is one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
+from tests.processes.harness import ROOT
 
 _BROKEN = TASKS.replace("app = QmlApp()", 'import no_such_library\napp = QmlApp(str("sqlite:///qml.db"))')
 _HANGS = _BROKEN.replace("import no_such_library", "import threading\nthreading.Event().wait()")
@@ -44,6 +47,40 @@ def test_where_the_code_does_not_import_is_said_and_that_there_is_more(
     assert said.count("(-v shows the traceback)") == 1
     assert "(-v shows the traceback)" not in in_full.out + in_full.err
     assert "Traceback (most recent call last):" in in_full.err
+
+
+@pytest.mark.parametrize("command", [("check",), ("start",), ("jobs", "list"), ("enqueue", "f")])
+@pytest.mark.parametrize("app", ["tasks:app", "shop.tasks:app"])
+def test_of_an_app_that_the_settings_file_of_a_folder_above_names_is_said_who_names_it_and_where_to_call(
+    qml: Qml, command: tuple[str, ...], app: str
+) -> None:
+    below = below_settings_of(qml, app)
+
+    by_file = below(*command)
+    by_flag = below("-A", app, *command)
+
+    told = f"The app is named in {qml.folder}/qml-mp.toml, and imported from the current directory"
+    assert (by_file.code, by_flag.code) == (3, 3)
+    assert told in by_file.out + by_file.err
+    assert f": call this in {qml.folder}.\n" in by_file.out + by_file.err
+    assert "The app is named" not in by_flag.out + by_flag.err
+
+
+def test_of_an_app_that_is_found_and_does_not_import_is_not_said_where_to_call(qml: Qml) -> None:
+    (qml.folder / "tasks.py").write_text(_BROKEN)
+    below = below_settings_of(qml, "tasks:app")
+
+    ended = below("enqueue", "f", env={"PYTHONPATH": f"{qml.folder}:{ROOT}"})
+
+    assert (ended.code, ended.err.count("no_such_library"), "The app is named" in ended.err) == (3, 1, False)
+
+
+def below_settings_of(qml: Qml, app: str) -> Qml:
+    """The command in a folder below one whose settings file names the app."""
+    (qml.folder / "qml-mp.toml").write_text(f'app = "{app}"\n')
+    below = qml.folder / "below"
+    below.mkdir()
+    return replace(qml, folder=below)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,8 @@ def _queues(storage: Storage, facts: AppFacts | None, config: ServerConfig | Non
 
 def _failed(what: str, error: QmlError, session: Session) -> Line:
     """As `start` would say it; all of what there is to say of it is shown with -v."""
-    text = "\n".join([in_words(error, verbose=session.verbose), *str(error).strip().splitlines()[1:]])
+    told = in_words(error, verbose=session.verbose, more=session.more_about(error))
+    text = "\n".join([told, *str(error).strip().splitlines()[1:]])
     return Line(what=what, result="failed", text=text, code=exit_code_of(error))
 
 
