@@ -38,6 +38,15 @@ def queues():
     return os.environ.get("QML_MP_QUEUES")
 """
 NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
+IS_WORKER = "setproctitle.getproctitle().startswith('qml-mp: worker')"
+# Code that says where it is imported, and goes on once it may.
+AT_A_GATE = """\
+import pathlib, setproctitle
+from tests.until import wait_at
+if {here}:
+    pathlib.Path({begun!r}).touch()
+    wait_at(pathlib.Path({gate!r}))
+"""
 
 
 @pytest.fixture
@@ -251,6 +260,71 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
     assert stopped
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log)
     assert min(counts_since_all_were(one.log(), 2)) >= 2
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(89)
+@pytest.mark.parametrize("order", [["look", "boot"], ["boot", "look"]], ids=["taken over", "looked at"])
+def test_newer_code_replaces_all_though_a_worker_of_the_code_before_dies_in_its_boot_meanwhile(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path, order: list[str]
+) -> None:
+    boots, looks = str(tmp_path / "boots"), str(tmp_path / "looks")
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1").start()
+    before = one.worker_pids()
+    deploy(
+        AT_A_GATE.format(here=IS_WORKER, begun=boots, gate=str(tmp_path / "boot"))
+        + "    raise MemoryError('of the second code')\n" + HEAD + VERSION.format(2)
+    )  # fmt: skip
+    one.signal(signal.SIGHUP)
+    wait_until(Path(boots).exists, what=one.log)
+    deploy(
+        AT_A_GATE.format(here=f"not {IS_WORKER}", begun=looks, gate=str(tmp_path / "look"))
+        + HEAD + VERSION.format(3)
+    )  # fmt: skip
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(Path(looks).exists, what=one.log)
+    ends = {
+        "look": lambda: one.log().count("Replacing the workers") == 2,
+        "boot": lambda: "it exited with code" in one.log(),
+    }
+    for gate in order:
+        (tmp_path / gate).touch()
+        wait_until(ends[gate], what=one.log)
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert answer_in(storage).state is ReloadState.DONE, answer_in(storage).why
+    assert all(map(is_gone, before.values()))
+    assert result_of(storage, "version") == 3
+    wait_until(lambda: trouble_in(storage) is None)
+    assert min(counts_since_all_were(one.log(), 1)) == 1
+    assert one.stop() == 0
+
+
+def test_newer_code_is_held_against_the_memory_limit_though_a_worker_of_the_code_before_gets_ready_first(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    boots, boot = tmp_path / "boots", tmp_path / "boot"
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1", "--max-memory", "150MiB").start()
+    before = one.worker_pids()
+    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
+    deploy(gate + HEAD + VERSION.format(2))
+    one.signal(signal.SIGHUP)
+    wait_until(boots.exists, what=one.log)
+    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(3))
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
+    boot.touch()
+    wait_until(lambda: has_ended(storage), what=one.log)
+    answer = answer_in(storage)
+    assert answer.state is ReloadState.FAILED
+    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
+    assert all(map(is_gone, before.values()))
+    assert result_of(storage, "version") == 2
     assert one.stop() == 0
 
 

@@ -4,6 +4,7 @@ fast others may follow."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from qml_mp.child.memory import lowest_limit
 from qml_mp.errors import WorkerBootError
@@ -43,6 +44,8 @@ class Boots:
         """The server stops: no other worker follows."""
         self._is_anew = False
         """New code is tried, and no worker of it was ready yet."""
+        self._of_code_before = set[str]()
+        """Ids of workers that were on their way when newer code came to be tried: they tell nothing of it."""
         self._not_before = 0.0
         self._silent_deaths = 0
 
@@ -54,15 +57,18 @@ class Boots:
         """Why workers cannot be replaced, on one line."""
         return in_short("New workers cannot boot", self.error) if self.error and self.was_ever_ready else None
 
-    def succeeded(self) -> None:
+    def succeeded(self, worker_id: str = "") -> None:
         self.was_ever_ready = True
-        self._is_anew = False
-        self.error = None
         self.useless = 0
         self._silent_deaths = 0
+        if not self._was_of_code_before(worker_id):
+            self._is_anew = False
+            self.error = None
 
-    def begin_anew(self) -> None:
-        """New code is about to be tried: should the error be the same again, it is told again."""
+    def begin_anew(self, booting: Iterable[str] = ()) -> None:
+        """New code is about to be tried: should the error be the same again, it is told again. `booting` are
+        the ids of workers that have read the code before."""
+        self._of_code_before.update(booting)
         if self.was_ever_ready:
             self._is_anew = True
             self.error = None
@@ -77,7 +83,10 @@ class Boots:
 
     def failed(self, worker: WorkerProcess, death: Death, *, old_works_on: bool) -> bool:
         """The worker died before it was ready. With `old_works_on` it was to replace one that still works.
-        Whether it counts as a failure to boot: not when somebody killed it for another reason."""
+        Whether it counts as a failure to boot: not when somebody killed it for another reason, or when newer
+        code is tried by now."""
+        if self._was_of_code_before(worker.worker_id):
+            return False
         gave_reason = worker.last.activity is Activity.CANNOT_BOOT
         if not gave_reason and death.killed_for is not None and not worker.is_too_slow:
             return False
@@ -120,6 +129,12 @@ class Boots:
     def next_at(self) -> float:
         """When the next try may be, after a failure."""
         return self._not_before if self.useless and not self.is_over else float("inf")
+
+    def _was_of_code_before(self, worker_id: str) -> bool:
+        """Asked once, at the end of its boot."""
+        was = worker_id in self._of_code_before
+        self._of_code_before.discard(worker_id)
+        return was
 
     def _note(self, text: str, *, old_ones_stay: bool) -> None:
         if self.was_ever_ready and text != self.error:

@@ -152,7 +152,7 @@ class WorkerPool(Part):
     def replace_all(self) -> None:
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement
         is ready; when one cannot boot, the workers that are left stay."""
-        self.boots.begin_anew()
+        self.boots.begin_anew(worker.worker_id for worker in self if not worker.is_ready)
         self.replacing.ask_for_all(self._workers)
 
     def reap(self, *, stopping: bool = False) -> list[Death]:
@@ -211,7 +211,7 @@ class WorkerPool(Part):
 
     def _note_ready(self, worker: WorkerProcess) -> None:
         replaces = self.replacing.predecessor_of(worker.worker_id)
-        self.boots.succeeded()
+        self.boots.succeeded(worker.worker_id)
         self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
 
     def _replace_next(self) -> None:
