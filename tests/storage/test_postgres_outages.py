@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,8 +19,16 @@ from psycopg.conninfo import conninfo_to_dict
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.errors import (
+    ConfigurationError,
+    SchemaMismatch,
+    StorageError,
+    StorageUnavailable,
+    StorageUnreachable,
+)
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.connection import PostgresConnection
+from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.store import Storage
 from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
@@ -415,6 +424,78 @@ def test_a_schema_that_was_dropped_is_made_anew_by_nobody_who_has_used_it(
         assert found == (None,)
         assert storage.job_counts() == worker.job_counts()
         assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+@pytest.fixture
+def is_away(storage: Storage, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is set the schema is not there; who has missed a table finds it back when it looks at that."""
+    event, version = threading.Event(), PostgresConnection._version
+
+    def put_back_before(self: PostgresConnection, link: Link) -> int:
+        if event.is_set():
+            admin.execute(f"ALTER SCHEMA {SCHEMA}_kept RENAME TO {SCHEMA}")
+            event.clear()
+        return version(self, link)
+
+    storage.migrate()
+    monkeypatch.setattr(PostgresConnection, "_version", put_back_before)
+    return event
+
+
+def test_a_schema_that_is_back_when_it_is_looked_for_was_away_and_does_not_want_a_migration(
+    storage: Storage, admin: psycopg.Connection, is_away: threading.Event
+) -> None:
+    register(storage)
+    storage.enqueue_many(Job.new("work") for _ in range(2))
+    done = [(claim, DONE) for claim in storage.exchange([], fetch=FETCH, limit=2, retention=KEEP).claims]
+
+    def exchange() -> list[bool]:
+        finished = storage.exchange(done[:1], fetch=FETCH, limit=0, retention=KEEP).finished
+        return [each.accepted for each in finished]
+
+    def send_exchange() -> list[bool]:
+        assert storage.can_send_exchange
+        read_reply = storage.send_exchange(done[1:2], fetch=FETCH, limit=1, retention=KEEP)
+        return [each.accepted for each in read_reply().finished]
+
+    uses = (storage.job_counts, lambda: storage.enqueue(Job.new("work")), exchange, send_exchange)
+    for use in uses:
+        storage.claims()  # its connection is open, and was looked through at the schema
+        admin.execute(f"ALTER SCHEMA {SCHEMA} RENAME TO {SCHEMA}_kept")
+        is_away.set()
+        with pytest.raises(StorageUnreachable, match=r"was not there at .*, and is back now"):
+            use()
+        assert not is_away.is_set()
+
+    assert storage.job_counts()[StateName.PROCESSING] == 2
+    assert storage.job_counts()[StateName.ENQUEUED] == 0
+    assert (exchange(), send_exchange()) == ([True], [True])
+    assert storage.job_counts()[StateName.SUCCEEDED] == 2
+
+
+@pytest.mark.parametrize(
+    ("lacking", "what"),
+    [
+        ("ALTER TABLE {s}.jobs RENAME TO jobs_kept", 'relation "outages.jobs" does not exist'),
+        ("ALTER TABLE {s}.jobs RENAME COLUMN method TO kept", 'column ".*method" .*does not exist'),
+        (
+            "CREATE FUNCTION {s}.f() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO {s}.told VALUES (1); RETURN NEW; END $$; "
+            "CREATE TRIGGER t AFTER INSERT ON {s}.jobs FOR EACH ROW EXECUTE FUNCTION {s}.f()",
+            'relation "outages.told" does not exist',
+        ),
+    ],
+    ids=["a table", "a column", "a table of a trigger"],
+)
+def test_a_schema_that_lacks_something_and_goes_on_to_is_told_as_that(
+    storage: Storage, admin: psycopg.Connection, lacking: str, what: str
+) -> None:
+    storage.enqueue(Job.new("work"))
+    admin.execute(lacking.format(s=SCHEMA).encode())
+
+    for _ in range(2):
+        with pytest.raises(SchemaMismatch, match=what):
+            storage.enqueue(Job.new("work"))
 
 
 def test_whoever_has_used_a_schema_that_was_dropped_may_still_make_it_by_name(

@@ -32,6 +32,8 @@ from qml_mp import (
 )
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Success
+from qml_mp.storage.postgres.connection import PostgresConnection
+from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import EndedWaker
 from qml_mp.storage.waits import EndedJobs
@@ -520,6 +522,31 @@ def test_a_schema_that_is_dropped_for_a_restore_is_waited_for(
         wait_until(lambda: len(seen.looks) > looks + 1, what="a look that was over")
     finally:
         raw.run(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}")
+    end(storage, claim, success(3))
+
+    assert waiting.result(LIMIT_S) == 3
+
+
+@only_postgres
+def test_a_schema_that_is_back_by_the_time_it_is_looked_for_ends_no_wait(
+    app: QmlApp, storage: Storage, seen: Seen, raw: Raw, beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    schema = raw.name("jobs").partition(".")[0].strip('"')
+    is_back, version = threading.Event(), PostgresConnection._version
+
+    def put_back_before(self: PostgresConnection, link: Link) -> int:
+        if not is_back.is_set():
+            raw.run(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}")
+            is_back.set()
+        return version(self, link)
+
+    waiting = beside(handle.wait, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+    monkeypatch.setattr(PostgresConnection, "_version", put_back_before)
+    raw.run(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept")
+    assert is_back.wait(LIMIT_S)
     end(storage, claim, success(3))
 
     assert waiting.result(LIMIT_S) == 3

@@ -22,7 +22,7 @@ from psycopg import pq
 
 from qml_mp.errors import InvalidJob, SchemaMismatch, StorageUnreachable
 from qml_mp.storage.connection import ProcessConnection
-from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.errors import has_missed_table, translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link, read_conninfo
 from qml_mp.storage.postgres.migrations import MIGRATIONS
 from qml_mp.storage.postgres.queries.common import Told, notify
@@ -235,13 +235,21 @@ class PostgresConnection(ProcessConnection):
     @contextmanager
     def _schema_looked_at(self, what: str) -> Iterator[None]:
         """Raise what is so instead, where a statement has missed a table of a schema that was there before:
-        it was dropped, and whoever made an empty one now would be in the way of a restore."""
+        it was dropped, and whoever made an empty one now would be in the way of a restore. That may be over
+        by now: then it was an outage too."""
         try:
             yield
         except SchemaMismatch as problem:
-            if self._is_schema_expected and isinstance(problem.__cause__, psycopg.Error):
+            missed = problem.__cause__
+            if self._is_schema_expected and isinstance(missed, psycopg.Error):
                 with self._turn(), self._translated(what):
-                    self._usable(checked=True)
+                    link = self._usable(checked=True)
+                    is_back = has_missed_table(missed) and self.schema.is_whole(link)
+                if is_back:
+                    raise StorageUnreachable(
+                        f"The {self.where()} was not there at {what}, and is back now. Nothing was written; "
+                        "try again."
+                    ) from problem
             raise
 
     def _new_link(self) -> Link:

@@ -31,7 +31,8 @@ _OUT_OF_STEP = (
     "26000",  # a prepared statement that the server does not have
     "0A000",  # "cached plan must not change result type": the tables were altered
 )
-_NO_SUCH_TABLE = ("42P01", "3F000", "42703", "42883")  # table, schema, column, function
+_NO_SUCH_TABLE = ("42P01", "3F000")  # table, schema
+_NOT_AS_NEEDED = (*_NO_SUCH_TABLE, "42703", "42883")  # column, function
 _NO_PRIVILEGE = "42501"
 
 # A failed connection has no SQLSTATE, so it is told by its words; other languages are taken for an outage.
@@ -87,6 +88,11 @@ def is_out_of_step(error: psycopg.Error) -> bool:
     return error.sqlstate in _OUT_OF_STEP
 
 
+def has_missed_table(error: psycopg.Error) -> bool:
+    """Whether a table of ours was not there; those of a user's trigger are told with a context."""
+    return error.sqlstate in _NO_SUCH_TABLE and error.diag.context is None
+
+
 def is_cured_by_another_connection(error: psycopg.Error) -> bool:
     """Whether the fault is that of the one connection, and not a limit that the statement ran into."""
     if not error.sqlstate:
@@ -109,7 +115,7 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
             "It is made anew; try again. If this comes again, a pooler stands between that gives each "
             "transaction another session: do not say pooler=session in the URL."
         )
-    if code in _NO_SUCH_TABLE:
+    if code in _NOT_AS_NEEDED:
         return SchemaMismatch(
             f"The schema {target.schema!r} at {where} is not what this version of qml-mp needs: {said} "
             "Run `qml-mp migrate` with this URL first."

@@ -23,6 +23,13 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s) A
 """What is there; asked first, because a SELECT from a missing table is an error. From the catalogue's
 tables, because to_regclass may answer from a cache that another starter's migration has outdated."""
 
+_COUNT_TABLES = """
+SELECT count(*) AS there
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s)
+"""
+"""How many of our tables are there."""
+
 _FIND_SERVER = """
 SELECT current_setting('server_version_num')::integer AS number, current_setting('server_version') AS version,
        current_setting('server_encoding') AS encoding
@@ -134,6 +141,12 @@ class Schema:
             raise no_version(self.where)
         version: int = row["version"]
         return version
+
+    def is_whole(self, link: Link) -> bool:
+        """Whether all tables are there. Reads only."""
+        found = link.execute(_COUNT_TABLES, {"schema": self._target.schema, "tables": _TABLES}).fetchone()
+        assert found is not None  # the statement always gives one row
+        return bool(found["there"] == len(_TABLES))
 
     def place(self, link: Link) -> str:
         """`ProcessConnection.place`. A dump that was restored is told from its original by it, and a copy of
