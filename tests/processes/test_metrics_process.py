@@ -271,6 +271,7 @@ from qml_mp.metrics import storage_looks
 from qml_mp.storage.open import open_storage
 
 storage_looks._FRESH_S, storage_looks.MOST_NAMES = 0.0, 1
+storage_looks._PATIENCE_S = 60.0  # else a late look has the figures of the one before
 storage = open_storage({url!r})
 storage.migrate()
 looks = storage_looks.StorageLooks(storage)
@@ -323,6 +324,7 @@ may_count.set()
 tell(lambda look: look.queues)
 may_count.clear()
 tell(lambda look: True)
+storage_looks._PATIENCE_S = 60.0  # the look before may be over only now, and the next one has to begin
 print(looks.health(server_id="one").answers)
 """
 

@@ -98,7 +98,7 @@ def test_threads_that_wait_while_another_one_waits_for_a_lock_in_vain_try_once(
         pause(wait)
 
     monkeypatch.setattr("qml_mp.storage.sqlite.connection.pause_before_next_try", noted)
-    patience = timedelta(seconds=1)
+    patience = timedelta(seconds=5)  # else this process may stand still for all of it before the first pause
     with (
         closing(sqlite3.connect(path, isolation_level=None)) as other,
         closing(
