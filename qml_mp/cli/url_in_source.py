@@ -12,16 +12,15 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from qml_mp.child.import_errors import is_users
+from qml_mp.cli.directory_changes import import_changes_directory
 from qml_mp.sources import anchored
 
 _ATTACHES = "attach"
 _VARIABLE = "QML_MP_URL"
 """A module whose code has one of these words may change the URL later."""
-_CHANGE_DIRECTORY = ("chdir", "fchdir")
 
 
 class NotPlain(Exception):
@@ -54,7 +53,7 @@ def url_in_source(spec: str) -> str | None:
     if not _is_the_class(tree, app.func.id):
         raise NotPlain
     url = _url_argument(app)
-    if url is not None and anchored(url, Path(os.sep)) != url and _import_changes_directory(module):
+    if url is not None and anchored(url, Path(os.sep)) != url and import_changes_directory(module):
         raise NotPlain([url, anchored(url, file.parent.absolute())])
     return url
 
@@ -98,73 +97,6 @@ def _words(tree: ast.Module) -> Iterator[str]:
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str | bytes):
                     yield text if isinstance(text, str) else text.decode("latin-1")
-
-
-def _import_changes_directory(module: str) -> bool:
-    """Whether the import may do so, by what stands in the module, in the packages around it, or in what these
-    import of the user's own code. What cannot be read is passed over: it does not import either."""
-    names, seen = [module], {""}
-    while names:
-        name = names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        names.append(name.rpartition(".")[0])
-        found = _found_by_import(name)
-        if found is None or found.origin is None or not is_users(found.origin):
-            continue
-        tree = _tree_of(Path(found.origin))
-        if tree is None:
-            continue
-        if _changes_directory(tree):
-            return True
-        is_package = found.submodule_search_locations is not None
-        names += _imported(tree, package=name if is_package else name.rpartition(".")[0])
-    return False
-
-
-def _found_by_import(module: str) -> ModuleSpec | None:
-    """Where an import would find it; the packages around it are not imported for that."""
-    folders: list[str] | None = None  # sys.path
-    found = None
-    for name in module.split("."):
-        found = PathFinder.find_spec(name, folders)
-        if found is None:
-            return None
-        folders = found.submodule_search_locations or []
-    return found
-
-
-def _imported(tree: ast.Module, *, package: str) -> Iterator[str]:
-    """What a module of the package imports; of `from a import b`, b may be a module too."""
-    for node in _run_at_import(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            around = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            name = ".".join(filter(None, [around, node.module]))
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
-
-
-def _changes_directory(tree: ast.Module) -> bool:
-    return any(
-        value in _CHANGE_DIRECTORY for node in _run_at_import(tree) for _, value in ast.iter_fields(node)
-    )
-
-
-def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """What an import runs; what functions do is their callers' affair, as jobs run elsewhere."""
-    nodes: list[ast.AST] = [node for node in tree.body if not _is_of_a_program(node)]
-    for node in nodes:
-        yield node
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            nodes += ast.iter_child_nodes(node)
-
-
-def _is_of_a_program(node: ast.AST) -> bool:
-    """Whether it is run when the module is run as a program, and not when it is imported."""
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and not node.orelse
 
 
 def _bound(tree: ast.Module, name: str) -> list[ast.AST]:

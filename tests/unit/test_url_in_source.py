@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from qml_mp.cli.url_in_source import NotPlain, url_in_source
 _HEAD = "raise AssertionError('it was imported')\n"
 _IMPORT = "from qml_mp import QmlApp\n"
 _GO = "import os\nos.chdir('/')\n"
+_IN_SHOP = {"shop/__init__.py": "", "shop/base.py": _GO}
 
 
 @pytest.fixture
@@ -99,6 +101,11 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
             "import shop.sub.tasks",
             {"shop/sub/__init__.py": "", "shop/sub/tasks.py": "from .. import base", "shop/base.py": _GO},
         ),
+        ("from shop import (  # all (or so)\n    other as o,\n    base,\n)", _IN_SHOP),
+        ("from shop \\\n    import other, base as b", _IN_SHOP),
+        ("from shop import other; import os, shop.base", _IN_SHOP),
+        ("if 'import' not in (): import base", {"base.py": _GO}),
+        ("import large", {"large.py": "def f(): os.chdir('/')\n" + "#" * 300_000}),  # which is not parsed
     ],
 )
 def test_what_the_module_imports_may_change_the_directory(
@@ -125,6 +132,21 @@ def test_what_the_module_imports_leaves_the_url_plain_where_it_does_not_change_t
     (folder / "led_app.py").write_text(f"{_IMPORT}{imports}app = QmlApp('sqlite:///a.db')\n")
 
     assert url_in_source("led_app:app") == "sqlite:///a.db"
+
+
+def test_a_large_module_that_is_imported_is_not_parsed(folder: Path) -> None:
+    """As a tree it takes more than ten times its size."""
+    data = "".join(f"    {number}: ('name {number}', {number / 7}),\n" for number in range(20_000))
+    (folder / "table.py").write_text(f"TABLE = {{\n{data}}}\n")
+    (folder / "led_app.py").write_text(f"{_IMPORT}import table\napp = QmlApp('sqlite:///a.db')\n")
+
+    tracemalloc.start()
+    url = url_in_source("led_app:app")
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert url == "sqlite:///a.db"
+    assert most_bytes < 10 * len(data)
 
 
 @pytest.mark.parametrize("spec", ["no_such_module:app", "no.such:app", "plain_folder:app", "json:app"])

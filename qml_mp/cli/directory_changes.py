@@ -1,0 +1,117 @@
+"""Client: whether the import of a module may change the current directory, found out without running it.
+
+Of the program that it imports the text is searched, and only a module with the word in it is parsed: to parse
+all takes longer than to import it, and hundreds of megabytes of memory for one with much data.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import decode_source
+from pathlib import Path
+
+from qml_mp.child.import_errors import is_users
+
+_CHANGE_DIRECTORY = ("chdir", "fchdir")
+_WORD = "chdir"
+_MOST_PARSED = 256 * 1024
+"""Characters of a module, whose tree takes a hundred times as many bytes. A larger one may do anything."""
+
+_IMPORT = re.compile(r"\bimport\b(?=[ \t\f]*(\((?:#.*+|[^)#])*+\)|[^\n;]*))")
+_FROM = re.compile(r"\bfrom([\s.]*)([\w.]*)\s*$")
+_LONGEST_FROM = 300
+
+
+def import_changes_directory(module: str) -> bool:
+    """Whether the import may do so, by what stands in the module, in the packages around it, or in what these
+    import of the user's own code. What cannot be read is passed over: it does not import either."""
+    return any(
+        len(text) > _MOST_PARSED or _changes_directory(text) for text in _texts(module) if _WORD in text
+    )
+
+
+def _texts(module: str) -> Iterator[str]:
+    """Of the module and of what it imports of the user's own."""
+    names, seen = [module], {""}
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        names.append(name.rpartition(".")[0])
+        found = _found_by_import(name)
+        if found is None or found.origin is None or not is_users(found.origin):
+            continue
+        text = _text_of(found.origin)
+        yield text
+        is_package = found.submodule_search_locations is not None
+        names += _imported(text, package=name if is_package else name.rpartition(".")[0])
+
+
+def _found_by_import(module: str) -> ModuleSpec | None:
+    """Where an import would find it; the packages around it are not imported for that."""
+    folders: list[str] | None = None  # sys.path
+    found = None
+    for name in module.split("."):
+        found = PathFinder.find_spec(name, folders)
+        if found is None:
+            return None
+        folders = found.submodule_search_locations or []
+    return found
+
+
+def _text_of(file: str) -> str:
+    try:
+        return decode_source(Path(file).read_bytes())
+    except (OSError, ValueError, SyntaxError):
+        return ""
+
+
+def _imported(text: str, *, package: str) -> Iterator[str]:
+    """What a module of the package may import; of `from a import b`, b may be a module too.
+
+    Also what functions import, and what is only said to be in a text or a comment: too many do no harm.
+    """
+    text = text.replace("\\\n", " ")
+    for statement in _IMPORT.finditer(text):
+        listed = re.sub("#.*", "", statement[1]).strip("()").split(",")
+        names = [word[0] for each in listed if (word := re.search(r"[\w.]+", each))]
+        start = statement.start()
+        of = _FROM.search(text[max(start - _LONGEST_FROM, 0) : start].rpartition("\n")[2])
+        if of is None:
+            yield from names
+            continue
+        level = of[1].count(".")
+        around = package.rsplit(".", level - 1)[0] if level else ""
+        name = ".".join(filter(None, [around, of[2]]))
+        yield name
+        yield from (f"{name}.{each}" for each in names)
+
+
+def _changes_directory(text: str) -> bool:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Python tells of it where it is imported
+            tree = ast.parse(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return any(
+        value in _CHANGE_DIRECTORY for node in _run_at_import(tree) for _, value in ast.iter_fields(node)
+    )
+
+
+def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """What an import runs; what functions do is their callers' affair, as jobs run elsewhere."""
+    nodes: list[ast.AST] = [node for node in tree.body if not _is_of_a_program(node)]
+    for node in nodes:
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            nodes += ast.iter_child_nodes(node)
+
+
+def _is_of_a_program(node: ast.AST) -> bool:
+    """Whether it is run when the module is run as a program, and not when it is imported."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and not node.orelse
