@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import decode_source
 from pathlib import Path
@@ -17,9 +17,10 @@ from pathlib import Path
 from qml_mp.child.import_errors import is_users
 
 _CHANGE_DIRECTORY = ("chdir", "fchdir")
-_WORD = "chdir"
+_BY_IMPORT = ""
+"""In the place of a function's name."""
 _MOST_PARSED = 256 * 1024
-"""Characters of a module, whose tree takes a hundred times as many bytes. A larger one may do anything."""
+"""Characters, whose trees take a hundred times as many bytes. What is more may do anything."""
 
 _IMPORT = re.compile(r"\bimport\b(?=[ \t\f]*(\((?:#.*+|[^)#])*+\)|[^\n;]*))")
 _FROM = re.compile(r"\bfrom([\s.]*)([\w.]*)\s*$")
@@ -28,10 +29,23 @@ _LONGEST_FROM = 300
 
 def import_changes_directory(module: str) -> bool:
     """Whether the import may do so, by what stands in the module, in the packages around it, or in what these
-    import of the user's own code. What cannot be read is passed over: it does not import either."""
-    return any(
-        len(text) > _MOST_PARSED or _changes_directory(text) for text in _texts(module) if _WORD in text
-    )
+    import of the user's own code, and by the functions that are called there. What cannot be read is passed
+    over: it does not import either."""
+    texts = list(_texts(module))
+    calls: dict[str, list[tuple[str, set[str]]]] = {}
+    names = set(_CHANGE_DIRECTORY)
+    while True:
+        word = re.compile(rf"\b(?:{'|'.join(names)})\b")
+        said = [text for text in texts if word.search(text)]
+        if sum(map(len, said)) > _MOST_PARSED:
+            return True
+        calls |= {text: _calls(text) for text in said if text not in calls}
+        callers = {caller for text in said for caller, called in calls[text] if called & names}
+        if _BY_IMPORT in callers:
+            return True
+        if callers <= names:
+            return False
+        names |= callers
 
 
 def _texts(module: str) -> Iterator[str]:
@@ -92,24 +106,64 @@ def _imported(text: str, *, package: str) -> Iterator[str]:
         yield from (f"{name}.{each}" for each in names)
 
 
-def _changes_directory(text: str) -> bool:
+def _calls(text: str) -> list[tuple[str, set[str]]]:
+    """What is called, by name, where the module is imported and in each function; of a class, what makes its
+    instances calls. Whose name is the same is taken for the same."""
     try:
         with warnings.catch_warnings(action="ignore"):  # Python tells of it where it is imported
             tree = ast.parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return False
-    return any(
-        value in _CHANGE_DIRECTORY for node in _run_at_import(tree) for _, value in ast.iter_fields(node)
-    )
+        return []
+    calls = [(_BY_IMPORT, _called([node for node in tree.body if not _is_of_a_program(node)]))]
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if not _is_special(name):
+                calls.append((name, _called(node.body)))
+            case ast.ClassDef(name=name):
+                calls.append((name, {_name_of(base) for base in node.bases}))
+                special = (each for each in node.body if isinstance(each, ast.FunctionDef))
+                calls += [(name, _called(each.body)) for each in special if _is_special(each.name)]
+            case ast.alias(name=name, asname=str(other)):
+                calls.append((other, {name}))
+    return calls
 
 
-def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """What an import runs; what functions do is their callers' affair, as jobs run elsewhere."""
-    nodes: list[ast.AST] = [node for node in tree.body if not _is_of_a_program(node)]
+def _is_special(name: str) -> bool:
+    """Whether Python calls the method, as `__init__`."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def _called(statements: Sequence[ast.AST]) -> set[str]:
+    """Who may change the directory is taken to be called where it is named, in whatever way."""
+    names = set[str]()
+    for node in _run(statements):
+        names.update(value for _, value in ast.iter_fields(node) if value in _CHANGE_DIRECTORY)
+        if isinstance(node, ast.Call):
+            names.add(_name_of(node.func))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.update(map(_name_of, node.decorator_list))
+    return names
+
+
+def _name_of(node: ast.AST) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
+
+
+def _run(statements: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """What runs with them; what functions do that they define is for those to say that call them."""
+    nodes = list(statements)
     for node in nodes:
         yield node
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            nodes += ast.iter_child_nodes(node)
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                nodes += [*node.decorator_list, node.args]
+            case ast.Lambda():
+                nodes.append(node.args)
+            case _:
+                nodes += ast.iter_child_nodes(node)
 
 
 def _is_of_a_program(node: ast.AST) -> bool:

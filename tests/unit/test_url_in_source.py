@@ -14,6 +14,16 @@ from qml_mp.cli.url_in_source import NotPlain, url_in_source
 _HEAD = "raise AssertionError('it was imported')\n"
 _IMPORT = "from qml_mp import QmlApp\n"
 _GO = "import os\nos.chdir('/')\n"
+_SETUP = "import os\ndef setup(): os.chdir('/')\n"
+_AROUND = """
+import os
+def in_root(f):
+    def call():
+        os.chdir("/")
+        return f()
+    return call
+"""
+_CONF = "import os\nclass Conf:\n    def __init__(self): os.chdir('/')\n"
 _IN_SHOP = {"shop/__init__.py": "", "shop/base.py": _GO}
 
 
@@ -105,6 +115,18 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
         ("from shop \\\n    import other, base as b", _IN_SHOP),
         ("from shop import other; import os, shop.base", _IN_SHOP),
         ("if 'import' not in (): import base", {"base.py": _GO}),
+        ("from base import setup\nsetup()", {"base.py": _SETUP}),
+        ("from base import setup as go\ngo()", {"base.py": _SETUP}),
+        ("import base\nwith base.setup(): ...", {"base.py": _SETUP}),
+        ("import base\n@base.setup\ndef f(): ...", {"base.py": _SETUP}),
+        ("import base\ndef f(x=base.setup()): ...", {"base.py": _SETUP}),
+        ("import conf\nconf.load()", {"conf.py": "import base\ndef load(): base.setup()", "base.py": _SETUP}),
+        (
+            "import shop.base",
+            {"shop/__init__.py": "from .base import setup\nsetup()", "shop/base.py": _SETUP},
+        ),
+        ("from base import Conf\nConf()", {"base.py": _CONF}),
+        ("import base\nclass Mine(base.Conf): ...\nMine()", {"base.py": _CONF}),
         ("import large", {"large.py": "def f(): os.chdir('/')\n" + "#" * 300_000}),  # which is not parsed
     ],
 )
@@ -125,11 +147,14 @@ def test_what_the_module_imports_may_change_the_directory(
 def test_what_the_module_imports_leaves_the_url_plain_where_it_does_not_change_the_directory(
     folder: Path,
 ) -> None:
-    """Also what is not found, is no Python, or is of the standard library, which has functions for that."""
+    """Also what is not found, is no Python, or is of the standard library, which has functions for that; and
+    what jobs do."""
     (folder / "base.py").write_text("import led_app\ndef f():\n    import os\n    os.chdir('/')\n")
     (folder / "broken.py").write_text("(")
-    imports = "import base, broken, not_there, shutil\n"
-    (folder / "led_app.py").write_text(f"{_IMPORT}{imports}app = QmlApp('sqlite:///a.db')\n")
+    (folder / "around.py").write_text(_AROUND)
+    imports = "import base, broken, not_there, shutil\nfrom around import in_root\n"
+    job = "@app.job()\n@in_root\ndef render(): base.f()\n"
+    (folder / "led_app.py").write_text(f"{_IMPORT}{imports}app = QmlApp('sqlite:///a.db')\n{job}")
 
     assert url_in_source("led_app:app") == "sqlite:///a.db"
 
