@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
-from urllib.parse import unquote
 
 import click
 
@@ -48,12 +46,12 @@ class Session:
     app_spec: str | None = None
     """As `-A` gave it."""
     verbose: bool = False
+    doubt: str | None = None
+    """Why the storage may be another than that of the app, which was not imported, and what to do then."""
     _app: QmlApp | None = None
     _facts: AppFacts | None = None
     _directory: str | None = field(default_factory=host.current_directory)
     """In which the command was called; an app may change it when it is imported."""
-    _not_asked: str | None = None
-    """The app whose URL is not known, so that the default was taken."""
 
     def named_app(self) -> str | None:
         """The app as the flag, the environment or the settings file names it."""
@@ -97,8 +95,8 @@ class Session:
         """The storage that the flag, the app, the environment or a settings file names.
 
         Not yet connected; the first use of one without a schema makes the schema. Without `may_import`, an
-        app whose source does not say its URL plainly is taken to leave it to the environment. Raises
-        `ConfigurationError` for `memory://`.
+        app whose source does not say its URL plainly is taken to leave it to the environment, which `doubt`
+        says then. Raises `ConfigurationError` for `memory://`.
         """
         return self.storage_at(self._code_url(may_import=may_import))
 
@@ -138,11 +136,9 @@ class Session:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
         storage = self.storage(may_import=may_import)
         if storage.schema_version() == 0:
-            if self._not_asked is not None:
+            if self.doubt is not None:
                 raise SchemaMismatch(
-                    f"What storage the app {self._not_asked!r} uses is not plain from its source, and it is "
-                    "not imported here: name it by --url, QML_MP_URL or the settings file. The default, "
-                    f"{storage.display_url}, has no qml-mp schema."
+                    f"{self.doubt} {storage.display_url}, which was taken, has no qml-mp schema."
                 )
             if storage.is_on_one_machine:
                 _check_could_be_made(storage)
@@ -182,17 +178,13 @@ class Session:
             return None
         ways_out = "--url"
         if self._app is None:
-            try:
+            if not may_import:
+                return url_for_others(self._guessed_code_url(spec))
+            with suppress(NotPlain):
                 url = url_in_source(spec)
-                if url is not None or is_url_in_environment() or not may_import:
+                if url is not None or is_url_in_environment():
                     return url_for_others(url)
                 ways_out = "--url or QML_MP_URL"
-            except NotPlain as error:
-                if not may_import:
-                    url = next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
-                    is_guess = url is None and load_url(directory=self._directory).is_default
-                    self._not_asked = spec if is_guess else None
-                    return url
         try:
             facts = self.facts()
         except AppImportError as error:
@@ -202,10 +194,14 @@ class Session:
             ) from error
         return None if facts is None else url_for_others(facts.url)
 
+    def _guessed_code_url(self, spec: str) -> str | None:
+        """What the code says, as far as that is known without an import."""
+        from qml_mp.cli.url_in_source import doubt_about, guessed_url
 
-def _names_a_file(url: str) -> bool:
-    """Of SQLite."""
-    return os.path.exists(unquote(url.removeprefix("sqlite:///")))
+        url, is_sure = guessed_url(spec)
+        if not is_sure and (url is not None or load_url(directory=self._directory).is_default):
+            self.doubt = doubt_about(spec, url)
+        return url
 
 
 def pass_session(function: _Function) -> _Function:

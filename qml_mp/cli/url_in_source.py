@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from urllib.parse import unquote
 
 from qml_mp.cli.directory_changes import import_changes_directory
 from qml_mp.sources import anchored
@@ -56,6 +57,30 @@ def url_in_source(spec: str) -> str | None:
     if url is not None and anchored(url, Path(os.sep)) != url and import_changes_directory(module):
         raise NotPlain([url, anchored(url, file.parent.absolute())])
     return url
+
+
+def guessed_url(spec: str) -> tuple[str | None, bool]:
+    """The URL of "module:attribute" for who imports it in no case, and whether it is sure. None: the
+    environment may have it, which an import may change."""
+    try:
+        url = url_in_source(spec)
+    except NotPlain as error:
+        return next(filter(_names_a_file, error.urls), next(iter(error.urls), None)), False
+    return url, url is not None
+
+
+def doubt_about(spec: str, guessed: str | None) -> str:
+    """What is said of a guess, and what to do: a URL in the code is beaten by the flag alone."""
+    ways = "--url" if guessed is not None else "--url, QML_MP_URL or the settings file"
+    return (
+        f"What storage the app {spec!r} uses is not plain from its source, and it is not imported here: "
+        f"name it by {ways}."
+    )
+
+
+def _names_a_file(url: str) -> bool:
+    """Of SQLite."""
+    return os.path.exists(unquote(url.removeprefix("sqlite:///")))
 
 
 def _file_of(module: str) -> Path:

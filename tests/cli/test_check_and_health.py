@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -24,6 +25,15 @@ from tests.postgres_login import url_of
 from tests.storage_rows import change_server
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
+_CONF = """
+import os
+
+def load_dotenv():
+    os.environ["QML_MP_URL"] = "sqlite:///sub/qml.db"
+
+def go():
+    os.chdir("sub")
+"""
 _LATE = """
 from qml_mp import QmlApp
 
@@ -392,6 +402,46 @@ def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_sa
     assert told in health.out
     assert told in page.err
     assert not qml.database.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "ways"),
+    [
+        ("conf.load_dotenv()\napp = QmlApp()", "--url, QML_MP_URL or the settings file"),
+        ('conf.go()\napp = QmlApp("sqlite:///qml.db")', "--url"),
+    ],
+    ids=["it sets the environment", "it changes the directory"],
+)
+def test_commands_that_import_no_app_say_that_its_import_may_name_another_storage(
+    qml: Qml, code: str, ways: str
+) -> None:
+    """Also where the one that they take is there, and no server in it."""
+    (qml.folder / "sub").mkdir()
+    (qml.folder / "conf.py").write_text(_CONF)
+    (qml.folder / "tasks.py").write_text(f"import conf\nfrom qml_mp import QmlApp\n{code}\n")
+    told = (
+        "What storage the app 'tasks:app' uses is not plain from its source, and it is not imported here: "
+        f"name it by {ways}."
+    )
+    web, default = ("-A", "tasks:app", "web", "--port"), f"sqlite:///{qml.database}"
+
+    migrated = qml("-A", "tasks:app", "migrate")
+    health, page = qml("-A", "tasks:app", "health"), qml(*web, "0")
+    named = qml("-A", "tasks:app", "health", "--url", "sqlite:///sub/qml.db")
+    with closing(open_storage(default)) as storage:
+        storage.migrate()
+    beside = qml("-A", "tasks:app", "health")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        other_page = qml(*web, str(taken.getsockname()[1]))
+
+    assert (migrated.code, health.code, page.code, beside.code) == (0, 1, 5, 1)
+    assert health.out == f"unhealthy: {told} {default}, which was taken, has no qml-mp schema.\n"
+    assert told in page.err
+    assert named.out == "unhealthy: no server runs on this machine (0 in the registry)\n"
+    assert (
+        beside.out == f"unhealthy: no server runs on this machine (0 in the registry of {default}). {told}\n"
+    )
+    assert other_page.err.startswith(f"qml-mp: {told} The page shows {default}.\n")
 
 
 def test_reading_commands_import_no_app_that_says_its_url_plainly(qml: Qml, storage: Storage) -> None:

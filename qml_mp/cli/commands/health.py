@@ -30,8 +30,8 @@ def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     """Say whether the servers of this machine can do their work: exit code 0, or 1 and why not.
 
     A server can when its process runs and was heard lately, a worker of it is ready, and the storage
-    answers. The app is not imported: where its code does not say plainly what its URL is, that has to
-    be given by --url, QML_MP_URL or the settings file.
+    answers. The app is not imported: where its code does not say plainly what its URL is, as where its
+    import sets QML_MP_URL, that has to be given by --url, QML_MP_URL or the settings file.
     """
     is_healthy, sentence = _judge(session, names)
     with unheard():
@@ -44,13 +44,17 @@ def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
 
 def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
     try:
-        views = view_servers(session.existing_storage(may_import=False))
+        storage = session.existing_storage(may_import=False)
+        views = view_servers(storage)
     except QmlError as error:
         return False, " ".join(str(error).split())
     chosen = _chosen(views, names)
     if not chosen:
         who = f"is called {' or '.join(names)}" if names else "runs on this machine"
-        return False, f"no server {who} ({len(views)} in the registry)"
+        if session.doubt is None:
+            return False, f"no server {who} ({len(views)} in the registry)"
+        place = f"the registry of {storage.display_url}"
+        return False, f"no server {who} ({len(views)} in {place}). {session.doubt}"
     problems = [problem for view in chosen if (problem := problem_of(view)) is not None]
     return not problems, "; ".join(problems or map(_fine, chosen))
 

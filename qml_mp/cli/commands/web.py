@@ -65,6 +65,8 @@ def web(
     address.check_reach(has_auth=auth.is_set)
     names = Hosts().check(allow_host, "--allow-host")
     storage = session.existing_storage(may_import=False)
+    if session.doubt is not None:
+        note(f"{session.doubt} The page shows {storage.display_url}.")
     page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *names))
     with address.bind(option="--port") as listening:
         serve(
