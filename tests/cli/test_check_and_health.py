@@ -167,6 +167,28 @@ def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, stor
     assert "tasks.py" in ended.err
 
 
+@pytest.mark.parametrize("url", ["", "str('sqlite:///jobs.db')"])
+def test_the_storage_of_code_that_does_not_import_is_a_warning_where_it_is_not_known(
+    qml: Qml, url: str
+) -> None:
+    """Nobody has named the default, which is told about only where there is one."""
+    code = f"import no_such_library\nfrom qml_mp import QmlApp\napp = QmlApp({url})\n"
+    (qml.folder / "tasks.py").write_text(code)
+
+    qml.folder.chmod(0o555)
+    closed = qml("-A", "tasks:app", "check", "--json", file_modes_bind=True)
+    qml.folder.chmod(0o755)
+    without = qml("-A", "tasks:app", "check", "--json")
+    with closing(open_storage(f"sqlite:///{qml.database}")) as storage:
+        storage.migrate()
+    beside = qml("-A", "tasks:app", "check")
+
+    assert (closed.code, without.code, beside.code) == (3, 3, 3)
+    assert results(closed) == results(without) == {"app": "failed", "storage": "warning"}
+    assert "storage   warning   the app's is not known, for it does not import; " in beside.out
+    assert "schema    ok        version" in beside.out
+
+
 def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
     qml: Qml, storage: Storage
 ) -> None:

@@ -130,13 +130,19 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         return
     try:
         storage = session.storage_at(facts.url) if facts is not None else session.storage(may_import=False)
+        if session.doubt is not None:
+            text = f"the app's is not known, for it does not import; {storage.display_url} may be another"
+            yield Line(what="storage", result="warning", text=text)
         storage.check_rights()  # first: SQLite leaves a log beside a file that it may only read
         version = storage.schema_version()
+        if session.doubt is not None and not version:
+            return
         yield Line(what="storage", result="ok", text=f"{storage.display_url} answers")
         for caveat in storage.caveats:
             yield Line(what="storage", result="warning", text=caveat)
     except QmlError as error:
-        yield _failed("storage", error, session)
+        if session.doubt is None:
+            yield _failed("storage", error, session)
         return
     if not version:
         yield Line(what="schema", result="ok", text="there is none yet; the first start makes it")
