@@ -46,6 +46,19 @@ def test_the_quick_start_runs_as_pasted_in_an_empty_folder(tmp_path: Path) -> No
     storage.close()
 
 
+def test_the_refusal_that_the_quick_start_shows_is_worded_so(tmp_path: Path) -> None:
+    [code] = re.findall(r"tasks.py <<'END'\n(.*?)END", section("Quick start"), flags=re.DOTALL)
+    [(arguments, told)] = re.findall(r"\$ qml-mp (.*)\n(qml-mp: error: .*\n)", section("Quick start"))
+    (tmp_path / "tasks.py").write_text(code)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", *arguments.split()],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ended.stderr == told
+
+
 def test_each_pip_of_the_readme_is_that_of_a_virtual_environment() -> None:
     """The Python of Debian and others refuses to install anything outside of one."""
     lines = [line for line in README.splitlines() if line.startswith("$ ")]
