@@ -142,8 +142,11 @@ class Session:
                 )
             if storage.is_on_one_machine:
                 _check_could_be_made(storage)
+            cause = "Check the URL"
+            if self.named_app() is None and load_url(flag=self.url, directory=self._directory).is_default:
+                cause = "It is the default: no app is named (-A, QML_MP_APP), and no URL (--url, QML_MP_URL)"
             raise SchemaMismatch(
-                f"There is no qml-mp schema in {storage.display_url} yet. Check the URL; "
+                f"There is no qml-mp schema in {storage.display_url} yet. {cause}; "
                 "`qml-mp enqueue`, `qml-mp start` and `qml-mp migrate` make one."
             )
         storage.check_schema()

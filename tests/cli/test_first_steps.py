@@ -64,6 +64,21 @@ def test_what_is_typed_wrong_is_answered_in_one_paragraph_with_what_to_do(
     assert ended.out == ""
 
 
+def test_who_forgets_to_name_the_app_is_told_so_and_not_to_check_a_url(qml: Qml) -> None:
+    forgotten = qml("status")
+    given = (
+        qml("--url", "sqlite:///jobs.db", "status"),
+        qml("status", env={"QML_MP_URL": "sqlite:///jobs.db"}),
+    )
+    of_app = qml("-A", "tasks:app", "status")
+
+    assert forgotten.code == 5
+    assert is_one_error(forgotten.err)
+    told = "It is the default: no app is named (-A, QML_MP_APP), and no URL (--url, QML_MP_URL); "
+    assert f"There is no qml-mp schema in sqlite:///{qml.database} yet. {told}" in forgotten.err
+    assert ["yet. Check the URL; " in each.err for each in (*given, of_app)] == [True, True, True]
+
+
 @pytest.mark.parametrize(
     "command",
     [("enqueue", "f"), ("recurring", "add", "r", "0 9 * * *", "f")],
