@@ -19,8 +19,10 @@ import pytest
 from qml_mp.clock import SystemClock
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.host import identity_of_file
 from qml_mp.storage.sqlite.database import SqliteDatabase
-from qml_mp.storage.sqlite.opening import version_of
+from qml_mp.storage.sqlite.opening import open_descriptors, version_of
+from qml_mp.storage.sqlite.users import log_of
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import fork, in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
@@ -299,6 +301,27 @@ def test_a_connection_whose_descriptors_are_its_own_no_more_is_left_open_at_a_fo
     assert statuses == [0]
     assert [file.name for file in path.parent.glob("foreign*") if file.read_bytes()] == []
     assert storage.get(path.with_name("acked").read_text()) is not None
+
+
+@pytest.mark.fault(20)
+def test_the_log_that_the_workers_storage_has_open_too_hides_no_loss_of_the_apps(path: Path) -> None:
+    def lose_the_log() -> None:
+        workers, apps = open_sqlite(path), open_sqlite(path)
+        workers.enqueue(Job.new("work"))
+        before = open_descriptors()
+        apps.enqueue(Job.new("work"))
+        log = identity_of_file(log_of(str(path)))
+        opened = {fd for fd, file in open_descriptors().items() if file == log and fd not in before}
+        (its_log,) = opened - {sqlite_connection(apps)._disk._descriptor}
+        jobs_own = os.open(path.with_name("foreign"), os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(jobs_own, its_log)
+        apps.close()
+        refuses_what_is_lost(apps)
+        assert identity_of_file(its_log) == identity_of_file(jobs_own)
+
+    assert in_children([lose_the_log]) == [0]
+    assert path.with_name("foreign").read_bytes() == b""
+    assert check(path) == "ok"
 
 
 @pytest.mark.parametrize("ends", [Storage.close, lambda _: in_children([lambda: None])], ids=["end", "fork"])

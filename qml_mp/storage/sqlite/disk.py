@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Mapping
 
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.host import FileIdentity, identity_of_file
@@ -38,11 +39,11 @@ class LogOnDisk:
         """What the kernel calls it; None where it does not say."""
         self._is_doubtful = False
         """The disk has failed once: the kernel then takes for written what may not be."""
-        self._files: dict[int, FileIdentity | None] = {}
+        self._files: dict[int, FileIdentity] = {}
         """What each descriptor was when it was opened, those of the connection included."""
         self._logs: frozenset[int] = frozenset()
-        """All descriptors that were the log then, but ours: the connection's is one of them. Which one is not
-        told, and those of the user's connections are closed with these."""
+        """Those of them that were the log, but ours. The connection's is one; which one is not told, as a
+        thread may have opened a connection of the user's meanwhile, and may close it."""
         self._is_lost = False
         """Whether this process has a connection that must not even be closed."""
 
@@ -60,9 +61,9 @@ class LogOnDisk:
                 "descriptors of the connection to it, or opened others in their place. Restart the process."
             )
 
-    def open(self, log_path: str, *, before: frozenset[int]) -> None:
+    def open(self, log_path: str, *, before: Mapping[int, FileIdentity]) -> None:
         """The log has to be there; raises `StorageUnreachable`. SQLite has no locks on it, which closing a
-        descriptor would take away. `before`: the descriptors that were open before the connection was."""
+        descriptor would take away. `before`: what was open before the connection was."""
         try:
             self._descriptor = os.open(log_path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -73,12 +74,13 @@ class LogOnDisk:
         self._index_path = index_of(self._path)
         self._index = identity_of_file(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
-        # Not what other threads open; of the same files they may have opened some too.
-        theirs = {identity_of_file(self._path), self._log, self._index} - {None}
-        opened = {fd: identity_of_file(fd) for fd in open_descriptors()}
-        opened = {fd: file for fd, file in opened.items() if file in theirs}
-        self._files = {fd: file for fd, file in opened.items() if fd not in before}
-        self._logs = frozenset(fd for fd, file in opened.items() if file == self._log) - {self._descriptor}
+        # Not what other threads open; of the same files they may have opened some too. What was the log
+        # before is another connection's: that it stays says nothing of ours.
+        theirs = {identity_of_file(self._path), self._log, self._index}
+        opened = {fd: file for fd, file in open_descriptors().items() if file in theirs}
+        self._files = {fd: file for fd, file in opened.items() if before.get(fd) != file}
+        logs = (fd for fd, file in self._files.items() if file == self._log)
+        self._logs = frozenset(logs) - {self._descriptor}
 
     def is_in_place(self) -> bool:
         """Whether the log that is open, and its index, were neither deleted nor replaced."""

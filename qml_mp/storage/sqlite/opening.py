@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
-from qml_mp.standard_streams import is_open, occupy_standard_streams
+from qml_mp.host import FileIdentity, identity_of_file
+from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.migrate import Migration, no_version, pending
 from qml_mp.storage.sqlite.errors import moved
 from qml_mp.storage.sqlite.instants import to_us
@@ -205,13 +206,14 @@ def apply_pending(
     return [migration.version for migration in missing]
 
 
-def open_descriptors() -> frozenset[int]:
-    """Those of this process now; SQLite does not tell its own."""
+def open_descriptors() -> dict[int, FileIdentity]:
+    """Those of this process now, and the file of each; SQLite does not tell its own."""
     try:
         listed = [int(name) for name in os.listdir("/dev/fd")]
     except OSError:
-        return frozenset()  # not one is left for the listing
-    return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
+        return {}  # not one is left for the listing
+    files = ((fd, identity_of_file(fd)) for fd in listed)
+    return {fd: file for fd, file in files if file is not None}  # the listing's own is not any more
 
 
 def close_without_index(connection: sqlite3.Connection, path: str) -> None:
