@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,11 +48,14 @@ def test_text_of_another_version_is_no_description() -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("is_all_in_the_file", [False, True], ids=["of the log", "of the file"])
 def test_a_log_that_a_reader_keeps_from_beginning_anew_is_counted_and_told_once_it_is_large(
-    storage: Storage, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    storage: Storage, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, is_all_in_the_file: bool
 ) -> None:
     storage.enqueue(Job.new("m"))
     reader = connect()
+    if is_all_in_the_file:
+        reader.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM qml_jobs").fetchall()
     told_before = list(storage.caveats)
@@ -65,6 +69,24 @@ def test_a_log_that_a_reader_keeps_from_beginning_anew_is_counted_and_told_once_
     assert "-wal is " in told
     if sys.platform == "linux":
         assert f"pid {os.getpid()}" in told
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_log_that_one_commit_has_made_large_is_told_without_a_word_against_who_reads_for_a_moment(
+    storage: Storage, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_before = list(storage.caveats)
+    storage.enqueue_many([Job.new("m", "x" * 1000) for _ in range(500)])
+    monkeypatch.setattr(users, "_LARGE_LOG_BYTES", 500_000)
+    reader = connect()
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM qml_jobs").fetchall()
+    monkeypatch.setattr(users, "time", SimpleNamespace(sleep=lambda _: reader.commit()))  # between two looks
+
+    [told] = set(storage.caveats) - set(told_before)
+
+    assert "perhaps one commit was that large" in told
+    assert "pid" not in told
 
 
 def test_the_size_grows_with_the_jobs_and_names_the_database(storage: Storage) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from qml_mp.host import identity_of_file, is_stopped
 from qml_mp.storage.sqlite.mounts import device_of
 from qml_mp.units import format_size
 
+_T = TypeVar("_T")
+
 _LOCKS = Path("/proc/locks")
 _WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
 _USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
 READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
-_LOG_READER_BYTES = range(124, 128)  # of it: one of them is locked by who reads from the log (WAL_READ_LOCK)
+_LOG_READER_BYTES = range(123, 128)  # of it: who reads has one (WAL_READ_LOCK); 123: all is in the file
 _LARGE_LOG_BYTES = 1024**3
 _LOOKS, _LOOK_EVERY_S = 20, 0.01
 
@@ -40,17 +43,23 @@ def size_of(file: str) -> int:
 
 
 def large_logs(path: str) -> Iterator[str]:
-    """Whether the log is so large that somebody must be reading all the time, one text for people: it begins
+    """Whether the log is so large that somebody may be reading all the time, one text for people: it begins
     anew only once nobody reads what the file was before."""
     size = size_of(log_of(path))
     if size < _LARGE_LOG_BYTES:
         return
-    readers = sorted({pid for byte in _LOG_READER_BYTES for _, pid in _locks(index_of(path), byte)}, key=int)
-    who = f" Who reads at this moment: pid {', '.join(readers)}." if readers else ""
-    yield (
-        f"The log {log_of(path)} is {format_size(size)}, and grows with each commit until its disk is full, "
-        f"as long as a transaction of some program that reads does not end; end that, or the program.{who}"
-    )
+    readers = sorted({pid for pid, _ in _at_each_look(lambda: _reading(path))}, key=int)
+    log = f"The log {log_of(path)} is {format_size(size)}"
+    if readers:
+        yield (
+            f"{log}, and grows with each commit until its disk is full, as long as a transaction that reads "
+            f"does not end; end that, or its program: pid {', '.join(readers)}."
+        )
+    else:
+        yield (
+            f"{log}: perhaps one commit was that large, or a transaction that reads does not end, of a "
+            "program that is not seen from here. Where it grows with each commit, end that in time."
+        )
 
 
 def is_writing(path: str) -> bool:
@@ -81,14 +90,27 @@ def has_lost_its_log(path: str) -> bool:
     make a new log, take its zeros for what the index says, and write them into the file in the end. And of
     two processes with an index each, neither knows what the other one has added to the log.
     """
-    suspects = _without_it(path)
-    for _ in range(_LOOKS):
-        if not suspects:
-            return False
-        time.sleep(_LOOK_EVERY_S)  # who is about to open or to close the file is one of them for a moment
-        suspects &= _without_it(path)
+    suspects = _at_each_look(lambda: _without_it(path))
     files = map(_names_of_open_files, suspects)
     return any(not names or any("-shm" in name for name in names) for names in files)  # some index it has
+
+
+def _at_each_look(found: Callable[[], set[_T]]) -> set[_T]:
+    """What is found all along: who only begins or ends something is found for a moment."""
+    suspects = found()
+    for _ in range(_LOOKS):
+        if not suspects:
+            break
+        time.sleep(_LOOK_EVERY_S)
+        suspects &= found()
+    return suspects
+
+
+def _reading(path: str) -> set[tuple[str, int]]:
+    """The processes in whose transactions the file stays as it was, each with its lock. Who has one for
+    itself alone moves what is in the log, or begins to read."""
+    index = index_of(path)
+    return {(pid, byte) for byte in _LOG_READER_BYTES for kind, pid in _locks(index, byte) if kind == "READ"}
 
 
 def _without_it(path: str) -> set[str]:
