@@ -78,7 +78,6 @@ def _of_queues(seen: Snapshot) -> Iterator[Concern]:
     has_servers = bool(able_servers(seen.servers))
     for queue in seen.queues:
         if queue.limit.paused and (queue.stats.enqueued or has_servers):
-            many = seen.most_of_queue is not None and queue.stats.enqueued > seen.most_of_queue
-            told = jobs_in_words(queue.stats.enqueued, at_least=many)
+            told = jobs_in_words(queue.stats.enqueued, at_least=seen.has_more(queue))
             waits = f", and {told}" if queue.stats.enqueued else ""
             yield Concern(text=f"Queue {queue.stats.name} is paused{waits}.", is_grave=False)

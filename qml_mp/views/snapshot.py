@@ -29,6 +29,10 @@ class Snapshot:
     most_of_queue: int | None = None
     """At most one more than so many jobs were counted of each queue, and of each state; None: all."""
 
+    def has_more(self, queue: QueueView) -> bool:
+        """Whether more jobs wait in this queue than were counted, perhaps."""
+        return self.most_of_queue is not None and queue.stats.enqueued > self.most_of_queue
+
 
 MOST_COUNTED: Final = 100_000
 """Of a storage that has more jobs than it counts in time."""

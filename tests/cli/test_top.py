@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pyte
@@ -191,6 +192,20 @@ def test_rates_are_what_has_changed_a_second(busy: Storage) -> None:
     text = "\n".join(drawn(now, Choice(), width=120, height=40, rates=rates))
     assert "+2.0/s" in text
     assert "ended" not in text  # no server has counted anything
+
+
+def test_how_a_queue_grows_that_was_not_counted_to_the_end_is_not_told(busy: Storage) -> None:
+    whole = take_sample(busy, at=10.0)
+    cut, again = (take_sample(busy, at=at, most=1) for at in (12.0, 14.0))
+
+    whole_again = replace(whole, at=16.0)
+
+    growths = [rates_between(*pair).growth_per_s for pair in pairwise((whole, cut, again, whole_again))]
+
+    assert growths == [{"default": 0.0}] * 3
+    assert rates_between(whole, whole_again).growth_per_s == {"default": 0.0, "images": 0.0}
+    text = drawn(again, Choice(), width=120, height=40, rates=rates_between(cut, again))
+    assert any(re.match(r"images +1\+ +- ", line) for line in text)
 
 
 def test_what_has_ended_is_told_while_as_many_rows_are_deleted(busy: Storage) -> None:

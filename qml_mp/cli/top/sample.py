@@ -43,7 +43,8 @@ class Rates:
     """Between two samples. Empty when there was only one."""
 
     growth_per_s: Mapping[str, float]
-    """By queue, of what waits there; negative: it shrinks."""
+    """By queue, of what waits there; negative: it shrinks. Without those that were not counted to the end,
+    whose number says nothing of it."""
     cpu_percent: Mapping[str, float]
     """By worker, of one core."""
 
@@ -74,10 +75,14 @@ def rates_between(before: Sample | None, now: Sample) -> Rates:
         return Rates(growth_per_s={}, cpu_percent={})
     passed = now.at - before.at
     waited = {queue.stats.name: queue.stats.enqueued for queue in before.seen.queues}
+    not_counted = {
+        queue.stats.name for seen in (before.seen, now.seen) for queue in seen.queues if seen.has_more(queue)
+    }
     return Rates(
         growth_per_s={
             queue.stats.name: (queue.stats.enqueued - waited.get(queue.stats.name, 0)) / passed
             for queue in now.seen.queues
+            if queue.stats.name not in not_counted
         },
         cpu_percent={
             worker_id: max(0.0, 100 * (used - before.cpu_s[worker_id]) / passed)
