@@ -158,6 +158,9 @@ class StorageUnavailable(StorageError):
     have landed, which is why every guarded write can be repeated harmlessly.
     """
 
+    took_too_long: bool = False
+    """Whether it reached the storage, and had more to do than a statement has time for."""
+
 
 class StorageUnreachable(StorageUnavailable):
     """The storage as a whole cannot be reached: no connection, a lost one, no reply, no file.

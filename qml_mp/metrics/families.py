@@ -79,7 +79,7 @@ def _of_queues(queues: Iterable[QueueStats]) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("qml_mp_queue_jobs", "Jobs in the queue now.", labels=["queue", "state"])
     oldest = GaugeMetricFamily(
         "qml_mp_queue_oldest_job_age_seconds",
-        "Since when the job waits that has waited longest, of those that could run; 0: none waits.",
+        "For how long at least the job waits that waits longest, of those that could run; 0: none waits.",
         labels=["queue"],
     )
     names: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from qml_mp.core.limits import Limit, LimitKind, Standing
 from qml_mp.core.payload import JsonValue
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import QueueStats
-from qml_mp.units import in_seconds
+from qml_mp.units import format_duration, in_seconds
 from qml_mp.views.servers import ServerView, able_servers
 
 
@@ -30,6 +30,7 @@ class QueueView:
             "processing": self.stats.processing,
             "held": self.stats.held,
             "oldest_s": in_seconds(self.stats.oldest),
+            **({"oldest_of_some": True} if self.stats.is_oldest_of_some else {}),
             "servers": self.servers,
             **limit_to_json(self.limit),
         }
@@ -56,6 +57,14 @@ def view_queues(
 def up_to(count: int, most: int | None) -> str:
     """Of a count that went to one more than `most`: "12", "100000+"."""
     return str(count) if most is None or count <= most else f"{most}+"
+
+
+def oldest_in_words(stats: QueueStats) -> str | None:
+    """How long the oldest job waits: "12m", "12m+" where one that was not looked at may wait longer; None:
+    there is none."""
+    if stats.oldest is None:
+        return None
+    return f"{format_duration(stats.oldest)}{'+' if stats.is_oldest_of_some else ''}"
 
 
 def is_queue(standing: Standing) -> bool:

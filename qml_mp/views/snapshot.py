@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from qml_mp.errors import StorageUnavailable, StorageUnreachable
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats
 from qml_mp.views.queues import QueueView, view_queues
@@ -36,25 +37,36 @@ class Snapshot:
 
 MOST_COUNTED: Final = 100_000
 """Of a storage that has more jobs than it counts in time."""
+_ALL_AGAIN_S = 300.0
+"""Such a try costs the storage, and those who look, all the seconds that a statement has."""
 
 
-def look(storage: Storage, *, most: int | None = None) -> Snapshot:
-    """At the whole system. All jobs are counted where the storage has time for it, and where it has not, or
-    with `most`, up to a number."""
+class Counting:
+    """How far jobs are counted, look after look: all, and up to a number for some minutes after the storage
+    had no time for all."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._all_at: float | None = None
+        """When all are counted again; None: they are."""
+
+    def counted(self, count: Callable[[int | None], _T]) -> _T:
+        """What this counts among so many, or all (None). What else fails is raised: a lock that was waited
+        for would be waited for once more."""
+        if self._all_at is None or self._monotonic() >= self._all_at:
+            try:
+                return count(None)
+            except StorageUnavailable as error:
+                if not error.took_too_long:
+                    raise
+                self._all_at = self._monotonic() + _ALL_AGAIN_S
+        return count(MOST_COUNTED)
+
+
+def look(storage: Storage, counting: Counting) -> Snapshot:
+    """At the whole system."""
     servers = view_servers(storage)
-    return counted(lambda among: _look(storage, servers, most=among), most=most)
-
-
-def counted(count: Callable[[int | None], _T], *, most: int | None) -> _T:
-    """What this counts among so many; without `most` among all (None), where the storage has time for it."""
-    if most is None:
-        try:
-            return count(None)
-        except StorageUnreachable:
-            raise
-        except StorageUnavailable:
-            most = MOST_COUNTED
-    return count(most)
+    return counting.counted(lambda among: _look(storage, servers, most=among))
 
 
 def _look(storage: Storage, servers: Sequence[ServerView], *, most: int | None) -> Snapshot:

@@ -16,12 +16,12 @@ from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from qml_mp.views import snapshot
 from tests.cli.command import Qml, on_a_terminal
+from tests.storage.helpers import too_long
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
 _GONE = ProcessIdentity(host=host.identity().host, pid=host.identity().pid, started_ticks=1)
@@ -68,13 +68,13 @@ def test_status_of_more_jobs_than_are_counted_in_time_says_up_to_what_they_were(
 
     def count_in_time(*, among: int | None = None) -> dict[StateName, int]:
         if among is None:
-            raise StorageUnavailable("canceling statement due to statement timeout")
+            raise too_long()
         return count(among=among)
 
     monkeypatch.setattr(storage, "job_counts", count_in_time)
     monkeypatch.setattr(snapshot, "MOST_COUNTED", 2)
 
-    seen = snapshot.look(storage)
+    seen = snapshot.look(storage, snapshot.Counting())
     status_command._print("sqlite:///x.db", seen)
 
     told = status_command._to_json(seen)

@@ -42,7 +42,9 @@ from qml_mp.storage.history import MINUTE, Period, floor_to
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch, Retention
 from qml_mp.views import snapshot
+from qml_mp.views.snapshot import Counting
 from tests.cli.command import Qml
+from tests.storage.helpers import too_long
 
 SIZES = [(80, 24), (120, 40)]
 WITHIN_S = 60
@@ -87,7 +89,7 @@ def test_the_newest_failure_is_seen_beside_any_number_of_kinds(storage: Storage)
             error = ErrorInfo(type="ValueError", message="no", traceback="")
             storage.finish(claim, Failure(error=error), retention=BY_DEFAULT)
 
-    shown = [kind.newest.method for kind in take_sample(storage, at=0.0).failures]
+    shown = [kind.newest.method for kind in take_sample(storage, Counting(), at=0.0).failures]
 
     assert shown[0] == "new"
     assert len(shown) == 50
@@ -100,29 +102,74 @@ def test_a_failure_of_three_days_ago_is_told_as_such(busy: Storage, qml: Qml) ->
             "UPDATE qml_jobs SET finished_at = finished_at - ? WHERE state = 'failed'", [three_days_us]
         )
 
-    lines = drawn(take_sample(busy, at=0.0), Choice(), width=120, height=24)
+    lines = drawn(take_sample(busy, Counting(), at=0.0), Choice(), width=120, height=24)
 
     assert any(line.startswith("3d") and " ago " in line and "ValueError" in line for line in lines)
 
 
-def test_what_cannot_be_counted_in_time_is_counted_up_to_a_number(
+def test_what_cannot_be_counted_in_time_is_counted_up_to_a_number_for_some_minutes(
     busy: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact, tried = take_sample(busy, at=0.0), list[str]()
+    tried, now = list[str](), [0.0]
+    counting = Counting(monotonic=lambda: now[0])
     monkeypatch.setattr(snapshot, "MOST_COUNTED", 1)
 
-    monkeypatch.setattr(busy, "failure_kinds", in_time(busy.failure_kinds, tried))
-    counted = take_sample(busy, at=0.0)
-    monkeypatch.setattr(busy, "job_counts", in_time(busy.job_counts, tried))
-    cut = take_sample(busy, at=0.0)
-    again = take_sample(busy, at=1.0, most=cut.seen.most)
+    def sample_with(*slow: str, at: float) -> Sample:
+        now[0] = at
+        with monkeypatch.context() as patch:
+            for name in slow:
+                patch.setattr(busy, name, in_time(getattr(busy, name), tried))
+            return take_sample(busy, counting, at=at)
 
-    assert [each.seen.most for each in (counted, cut, again)] == [None, 1, 1]
-    assert tried == ["failure_kinds", "job_counts"]  # and not the last time, when that was known
-    assert all(each.failures == exact.failures for each in (counted, cut, again))
-    text = drawn(again, Choice(), width=120, height=24)
+    cut, soon = sample_with("job_counts", at=0.0), sample_with("job_counts", at=299.0)
+    kinds_cut, whole = sample_with("failure_kinds", at=300.0), sample_with(at=600.0)
+
+    assert tried == ["job_counts", "failure_kinds"]  # and not when that was known
+    samples = (cut, soon, kinds_cut, whole)
+    assert [each.seen.most for each in samples] == [1, 1, None, None]
+    assert [each.most_of_kind for each in samples] == [1, 1, 1, None]
+    assert all(each.failures == whole.failures for each in samples)
+    text = drawn(soon, Choice(), width=120, height=24)
     assert "enqueued 1+" in text[1]
     assert any(line.startswith("images") and " 1+ " in line for line in text)
+
+
+def test_a_lock_that_was_waited_for_is_told_and_bounds_no_count(
+    busy: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Top(busy, retention=BY_DEFAULT)
+    asked = list[int | None]()
+    count = busy.job_counts
+
+    def wait_for_a_lock(*, among: int | None = None) -> dict[StateName, int]:
+        asked.append(among)
+        if len(asked) == 1:
+            raise StorageUnavailable("canceling statement due to lock timeout")
+        return count(among=among)
+
+    monkeypatch.setattr(busy, "job_counts", wait_for_a_lock)
+    shown.look()
+    why_old = shown._why_old
+    shown.look()
+
+    assert why_old is not None
+    assert "lock timeout" in why_old
+    assert asked == [None, None]
+    assert shown._why_old is None
+
+
+def test_an_oldest_job_of_those_that_were_looked_at_alone_is_told_as_such(busy: Storage) -> None:
+    sample = take_sample(busy, Counting(), at=0.0)
+    queues = [
+        replace(queue, stats=replace(queue.stats, oldest=timedelta(minutes=12), is_oldest_of_some=True))
+        for queue in sample.seen.queues
+    ]
+
+    text = drawn(replace(sample, seen=replace(sample.seen, queues=queues)), Choice(), width=120, height=24)
+
+    assert any(line.startswith("images") and " 12m+ " in line for line in text)
+    assert queues[0].to_json()["oldest_of_some"] is True
+    assert "oldest_of_some" not in sample.seen.queues[0].to_json()
 
 
 def in_time(read: Callable[..., Any], tried: list[str]) -> Callable[..., Any]:
@@ -131,7 +178,7 @@ def in_time(read: Callable[..., Any], tried: list[str]) -> Callable[..., Any]:
     def bounded(*args: Any, among: int | None = None, **options: Any) -> Any:
         if among is None:
             tried.append(read.__name__)
-            raise StorageUnavailable("canceling statement due to statement timeout")
+            raise too_long()
         return read(*args, among=among, **options)
 
     return bounded
@@ -156,7 +203,7 @@ def text_of(shown: Top) -> str:
 def test_a_page_is_as_large_as_the_terminal_and_has_everything_for_which_there_is_room(
     busy: Storage, width: int, height: int
 ) -> None:
-    text = "\n".join(drawn(take_sample(busy, at=0.0), Choice(), width=width, height=height))
+    text = "\n".join(drawn(take_sample(busy, Counting(), at=0.0), Choice(), width=width, height=height))
 
     assert "\x1b" not in text
     if width >= 80:
@@ -169,7 +216,7 @@ def test_a_page_is_as_large_as_the_terminal_and_has_everything_for_which_there_i
 
 def test_the_chosen_row_is_always_seen(busy: Storage) -> None:
     busy.enqueue_many(Job.new("thumb", queue=f"queue-{number:02}") for number in range(40))
-    sample = take_sample(busy, at=0.0)
+    sample = take_sample(busy, Counting(), at=0.0)
     choice = Choice(pane=Pane.QUEUES)
 
     for _ in range(60):
@@ -179,10 +226,10 @@ def test_the_chosen_row_is_always_seen(busy: Storage) -> None:
 
 
 def test_rates_are_what_has_changed_a_second(busy: Storage) -> None:
-    before = replace(take_sample(busy, at=10.0), cpu_s={"w": 1.0})
+    before = replace(take_sample(busy, Counting(), at=10.0), cpu_s={"w": 1.0})
     ids = [busy.enqueue(Job.new("thumb", queue="images")) for _ in range(5)]
     busy.delete(ids[0], reason="no", retention=BY_DEFAULT)
-    now = replace(take_sample(busy, at=12.0), cpu_s={"w": 2.5, "new": 9.0})
+    now = replace(take_sample(busy, Counting(), at=12.0), cpu_s={"w": 2.5, "new": 9.0})
 
     rates = rates_between(before, now)
 
@@ -194,10 +241,14 @@ def test_rates_are_what_has_changed_a_second(busy: Storage) -> None:
     assert "ended" not in text  # no server has counted anything
 
 
-def test_how_a_queue_grows_that_was_not_counted_to_the_end_is_not_told(busy: Storage) -> None:
-    whole = take_sample(busy, at=10.0)
-    cut, again = (take_sample(busy, at=at, most=1) for at in (12.0, 14.0))
-
+def test_how_a_queue_grows_that_was_not_counted_to_the_end_is_not_told(
+    busy: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = take_sample(busy, Counting(), at=10.0)
+    monkeypatch.setattr(snapshot, "MOST_COUNTED", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(busy, "job_counts", in_time(busy.job_counts, []))
+        cut, again = (take_sample(busy, Counting(), at=at) for at in (12.0, 14.0))
     whole_again = replace(whole, at=16.0)
 
     growths = [rates_between(*pair).growth_per_s for pair in pairwise((whole, cut, again, whole_again))]
@@ -225,12 +276,12 @@ def test_what_has_ended_is_told_while_as_many_rows_are_deleted(busy: Storage) ->
     old = busy.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:2.1", server_id="blue#1", queues=()))
     assert old is not None
     busy.finish(old, Success(result=1, duration=timedelta()), retention=at_once)
-    before = take_sample(busy, at=10.0)
+    before = take_sample(busy, Counting(), at=10.0)
     new = busy.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:2.1", server_id="blue#1", queues=()))
     assert new is not None
     busy.finish(new, Success(result=1, duration=timedelta()), retention=BY_DEFAULT)
     assert busy.delete_expired_jobs(limit=10) == 1
-    now = take_sample(busy, at=11.0)
+    now = take_sample(busy, Counting(), at=11.0)
 
     head = drawn(now, Choice(), width=120, height=40, rates=rates_between(before, now))[0]
 

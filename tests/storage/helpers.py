@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from psycopg.errors import QueryCanceled
+
 from qml_mp import host
 from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
@@ -42,6 +47,12 @@ def sqlite_connection(storage: Storage) -> SqliteConnection:
     """What a storage in a file uses it through."""
     assert isinstance(storage._db, SqliteDatabase)
     return storage._db.connection
+
+
+def too_long() -> StorageError:
+    """What the storage raises where PostgreSQL had no time for all the work of a statement."""
+    error = QueryCanceled("canceling statement due to statement timeout")
+    return translate(error, what="counting jobs", target=parse_target("postgresql://h/db"))
 
 
 def open_patiently(url: str, *, application_name: str = "qml-mp") -> Storage:

@@ -39,7 +39,9 @@ def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_others(
     assert "Another session" in str(waits)
     assert "Another session" not in str(takes_long)
     assert "more to do than a statement has time for" in str(takes_long)
+    assert isinstance(waits, StorageUnavailable)
     assert isinstance(takes_long, StorageUnavailable)
+    assert (waits.took_too_long, takes_long.took_too_long) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,15 @@ def test_a_paused_queue_is_told_with_how_many_jobs_wait_in_it(opened: Storage, j
     opened.set_paused("images", True)
 
     assert f"Queue images is paused, {told}" in overview(opened)
+
+
+@pytest.mark.parametrize(("jobs", "told"), [(999, ""), (1000, "at least ")])
+def test_the_oldest_job_of_those_that_were_looked_at_alone_is_told_as_such(
+    opened: Storage, jobs: int, told: str
+) -> None:
+    opened.enqueue_many(Job.new("resize", queue="images") for _ in range(jobs))
+    visitor = Visitor(dashboard(opened))
+
+    for screen in ("/", "/queues"):
+        page = visitor.get(screen).text
+        assert re.search(rf'data-label="Oldest waits">{told}\d', page)

@@ -22,7 +22,15 @@ from qml_mp.setting_kinds import check_queue_name
 from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
 from qml_mp.units import in_seconds, is_whole_number
-from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, up_to, view_queues
+from qml_mp.views.queues import (
+    QueueView,
+    is_queue,
+    limit_in_words,
+    limit_to_json,
+    oldest_in_words,
+    up_to,
+    view_queues,
+)
 from qml_mp.views.servers import view_servers
 
 _NO_LIMIT = "none"
@@ -40,7 +48,7 @@ def print_queues(views: Sequence[QueueView], *, most: int | None = None) -> None
         "ENQUEUED": [up_to(view.stats.enqueued, most) for view in views],
         "RUNNING": [view.stats.processing - view.stats.held for view in views],
         "HELD": [view.stats.held for view in views],
-        "OLDEST WAITS": [age(view.stats.oldest) for view in views],
+        "OLDEST WAITS": [oldest_in_words(view.stats) for view in views],
         "SERVERS": [view.servers or "none" for view in views],
         "LIMIT": [limit_in_words(view.limit) for view in views],
     }

@@ -15,7 +15,7 @@ from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.text_width import width_of
 from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.views.queues import up_to
-from qml_mp.views.snapshot import Snapshot, look
+from qml_mp.views.snapshot import Counting, Snapshot, look
 from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_server
 
 
@@ -26,12 +26,10 @@ from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_se
 def status(session: Session, watch: timedelta | None, as_json: bool) -> None:
     """Show jobs by state, queues, servers and their workers, and what waits for no server."""
     storage = session.existing_storage()
-    most: int | None = None
+    counting = Counting()
 
     def show() -> None:
-        nonlocal most
-        seen = look(storage, most=most)
-        most = seen.most  # what could not be counted once is not tried again every two seconds
+        seen = look(storage, counting)
         if as_json:
             print_json(_to_json(seen))
         else:

@@ -21,6 +21,7 @@ from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.views.changing import Changing
+from qml_mp.views.snapshot import Counting
 
 _REASON = "cancelled in top"
 
@@ -32,7 +33,8 @@ class Top:
         self._storage = storage
         self._retention = retention
         self.choice = Choice()
-        self._sample = take_sample(storage, at=time.monotonic())
+        self._counting = Counting()
+        self._sample = take_sample(storage, self._counting, at=time.monotonic())
         self._rates: Rates = rates_between(None, self._sample)
         self._taken_at = _clock()
         self._why_old: str | None = None
@@ -42,8 +44,7 @@ class Top:
         """Take the next sample. A storage that is away leaves the last one there, which is told until there
         is another."""
         try:
-            # What could not be counted once is not tried again at each look.
-            now = take_sample(self._storage, at=time.monotonic(), most=self._sample.seen.most)
+            now = take_sample(self._storage, self._counting, at=time.monotonic())
         except StorageUnavailable as error:
             self._why_old = f"this is as of {self._taken_at}: {in_words(error)}"
             return

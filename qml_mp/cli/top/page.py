@@ -18,7 +18,7 @@ from qml_mp.core.state import StateName
 from qml_mp.printable import printable
 from qml_mp.storage.values import FailureKind
 from qml_mp.units import format_size
-from qml_mp.views.queues import QueueView, limit_in_words, up_to
+from qml_mp.views.queues import QueueView, limit_in_words, oldest_in_words, up_to
 from qml_mp.views.servers import WorkerView
 from qml_mp.views.waiting import waiting_in_words, without_a_server
 
@@ -171,7 +171,7 @@ def _queues(sample: Sample, rates: Rates) -> _Table:
             "QUEUE": [view.stats.name for view in views],
             "WAITS": [up_to(view.stats.enqueued, sample.seen.most) for view in views],
             "GROWS": [None if each is None else f"{each:+.1f}/s" for each in growth],
-            "OLDEST": [age(view.stats.oldest) for view in views],
+            "OLDEST": [oldest_in_words(view.stats) for view in views],
             "RUNS": [view.stats.processing - view.stats.held for view in views],
             "HELD": [view.stats.held for view in views],
             "SERVERS": [view.servers or "none" for view in views],
@@ -188,7 +188,7 @@ def _failures(sample: Sample) -> _Table:
     return _Table(
         columns={
             "LAST": [f"{age(max(sample.now - kind.last_at, timedelta()))} ago" for kind in kinds],
-            "JOBS": [up_to(kind.count, sample.seen.most) for kind in kinds],
+            "JOBS": [up_to(kind.count, sample.most_of_kind) for kind in kinds],
             "METHOD": [kind.newest.method for kind in kinds],
             "FAILURE": [short(f"{each.type}: {each.message}", 200) if each else None for each in errors],
             "WHERE": [user_frame(each.traceback) if each else None for each in errors],

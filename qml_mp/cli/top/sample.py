@@ -11,7 +11,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import FailureKind
 from qml_mp.views.history import ended_in_a_minute
 from qml_mp.views.servers import WorkerView
-from qml_mp.views.snapshot import Snapshot, counted, look
+from qml_mp.views.snapshot import Counting, Snapshot, look
 
 _MOST_KINDS = 50
 
@@ -27,6 +27,8 @@ class Sample:
     seen: Snapshot
     failures: Sequence[FailureKind]
     """The newest first."""
+    most_of_kind: int | None
+    """At most one more than so many were counted of each, and state; None: all."""
     cpu_s: Mapping[str, float]
     """By worker, what processes of this machine have used so far."""
     ended_per_minute: int | None
@@ -49,11 +51,11 @@ class Rates:
     """By worker, of one core."""
 
 
-def take_sample(storage: Storage, *, at: float, most: int | None = None) -> Sample:
-    """Look at everything once; `most` as in `look`."""
-    seen = look(storage, most=most)
-    kinds = counted(
-        lambda among: storage.failure_kinds(limit=_MOST_KINDS, among=among, newest_first=True), most=seen.most
+def take_sample(storage: Storage, counting: Counting, *, at: float) -> Sample:
+    """Look at everything once."""
+    seen = look(storage, counting)
+    most_of_kind, kinds = counting.counted(
+        lambda among: (among, storage.failure_kinds(limit=_MOST_KINDS, among=among, newest_first=True))
     )
     workers = [worker.info for server in seen.servers for worker in server.workers]
     used = {
@@ -64,6 +66,7 @@ def take_sample(storage: Storage, *, at: float, most: int | None = None) -> Samp
         now=storage.now(),
         seen=seen,
         failures=kinds,
+        most_of_kind=most_of_kind,
         cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
         ended_per_minute=ended_in_a_minute(storage),
     )

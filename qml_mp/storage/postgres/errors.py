@@ -108,7 +108,9 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     unreachable = code.startswith(_UNREACHABLE) or (not code and _is_about_the_connection(error))
     if unreachable or code.startswith(_TRY_LATER):
         kind = StorageUnreachable if unreachable else StorageUnavailable
-        return kind(f"PostgreSQL at {where} is not available for {what}: {said} {_advice(error)}")
+        problem = kind(f"PostgreSQL at {where} is not available for {what}: {said} {_advice(error)}")
+        problem.took_too_long = code == _TOO_LONG
+        return problem
     if is_out_of_step(error):
         return StorageUnavailable(
             f"The connection to PostgreSQL at {where} was out of step with the server at {what}: {said} "
