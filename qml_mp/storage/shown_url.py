@@ -17,9 +17,15 @@ from urllib.parse import unquote
 MASK = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LOGIN_WITH_SPACES = r"(?:[^\s'\"/@]*:[^'\"\n]*@)?"  # behind the user: a password that was not encoded
+# Behind the user a password, with spaces perhaps that were not encoded. In quotes it is clear where it ends.
+_LOGIN_IN_QUOTES = r"(?:[^\s'\"/@]*:[^'\"\n]*@)?"
+_HOST_AND_PORT = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s'\"/@:]*):\d{1,5}[/?,](?!\S*password=[^*])"
+_BEFORE_NEXT_URL = rf"(?:(?![\s(]{_SCHEME.pattern})[^'\"\n])*"
+# Else a sentence may go on behind it, and have an @: so no port is one, and one that is masked has no spaces.
+_LOGIN_IN_SENTENCE = rf"(?:(?!{_HOST_AND_PORT})[^\s'\"/@]*:(?:{re.escape(MASK)}|{_BEFORE_NEXT_URL})@)?"
 _URL_IN_TEXT = re.compile(  # without the quotes around it
-    rf"{_SCHEME.pattern}{_LOGIN_WITH_SPACES}\S*[^\s'\").,;]"
+    rf"(?:(?<=['\"]){_SCHEME.pattern}{_LOGIN_IN_QUOTES}|{_SCHEME.pattern}{_LOGIN_IN_SENTENCE})"
+    r"\S*[^\s'\").,;]"
 )
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
 _WITHOUT_SLASHES = re.compile(r"sqlite:[\w./~-]*|memory:", re.ASCII)  # nobody has a password there

@@ -132,10 +132,29 @@ def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: 
         ("'postgresql://u:S3 CR ET@h/db' is none", "'postgresql://u:***@h/db' is none"),
         ("it is postgresql://u:S3CRET, or is it?", "it is postgresql://***, or is it?"),
         ("no URL: a::b // c", "no URL: a::b // c"),
+        ("not 'postgresql://u:12/S3 CRET@h/db'; ask", "not 'postgresql://u:***@h/db'; ask"),
+        ("extra argument (postgresql://u:12 S3CRET@h)", "extra argument (postgresql://u:***@h)"),
+        ("extra argument (postgresql://u:S3@CR ET@h/db)", "extra argument (postgresql://u:***@h/db)"),
+        ("it is postgresql://h:1/db?password=S3 CR@ET", "it is postgresql://h:1/db?password=***"),
+        ("postgresql://u:S3 CR@h/a and mysql://v:E T@h/b", "postgresql://u:***@h/a and mysql://***"),
     ],
 )
 def test_a_text_that_quotes_a_url_quotes_it_masked(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PostgreSQL at postgresql://db:5432/jobs is not available; ask admin@example.com.",
+        "PostgreSQL at postgresql://[::1]:5432/jobs is not available; ask admin@example.com.",
+        "at postgresql://a:5432,b:5433/jobs, as user@example.com",
+        "at postgresql://db:5432?schema=jobs, as user@example.com",
+        "Jobs go to postgresql://a:5432/x, and not to postgresql://ada:***@b:5432/x. Ask ops@example.com.",
+    ],
+)
+def test_a_sentence_behind_a_url_that_may_be_seen_is_left_as_it_is(text: str) -> None:
+    assert without_passwords(text) == text
 
 
 def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> None:
