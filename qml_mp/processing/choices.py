@@ -6,13 +6,14 @@ import enum
 import typing
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.scalars import SCALARS, Codec, Mistakable, UnusableAnnotation, mismatch, named
+from qml_mp.processing.plain import in_json
+from qml_mp.processing.scalars import Codec, Mistakable, UnusableAnnotation, mismatch, named
 
+_T = TypeVar("_T")
 _MOST_ENUMS: Final = 500
 
 
@@ -24,7 +25,7 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
             if _is_same(value, entry):
                 stored = stored_of(entry)
                 back = decode(stored, where)
-                if type(back) is not type(entry):
+                if not _is_same(back, entry):
                     raise Mistakable(
                         f"{where[:300]} is {shown(entry)}, and would come back as {shown(back)}, since the "
                         "JSON of both is alike; allow one of them."
@@ -33,8 +34,9 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
         raise refusal(where)
 
     def decode(value: Any, where: str) -> Any:
-        for entry in allowed:
-            if _is_same(_in_json(value), stored_of(entry)):
+        found = in_json(value)
+        for entry in _as_read(allowed):
+            if _is_same(found, stored_of(entry)):
                 return entry
         raise refusal(where)
 
@@ -44,14 +46,14 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
     return Codec(encode, decode)
 
 
-def is_mistakable_literal(allowed: tuple[Any, ...]) -> bool:
-    """Whether two of the values are written alike, one of them a member of an enum."""
-    return any(_is_same(stored_of(one), stored_of(other)) for one, other in combinations(allowed, 2))
+def is_mistakable_choice(codec: Codec, entries: Iterable[Any]) -> bool:
+    """Whether one of these members of an enum, or values of a `Literal`, is written as another one is."""
+    return any(codec.decode(stored_of(entry), "") is not entry for entry in entries)
 
 
 def stored_of(entry: Any) -> Any:
     """What is written of a member of an enum, or of another value of a `Literal`."""
-    return _in_json(entry.value) if isinstance(entry, enum.Enum) else entry
+    return in_json(entry.value) if isinstance(entry, enum.Enum) else entry
 
 
 def kinds_stored(entries: Iterable[Any]) -> frozenset[type]:
@@ -64,20 +66,18 @@ def _kind_of(stored: Any) -> type:
     return next((kind for kind in kinds if isinstance(stored, kind)), list)
 
 
-def _in_json(value: Any) -> Any:
-    """The value of a member as JSON has it, where a tuple is a list, and a date is text. What JSON has not is
-    left as it is, to be refused where it is stored."""
-    if value is None or isinstance(value, str | int | float):
-        return value
+def _as_read(entries: Iterable[_T]) -> list[_T]:
+    """Where two are written alike, as a date and its text, it is read as the one that is JSON itself."""
+    return sorted(entries, key=lambda entry: isinstance(entry, enum.Enum) and not _is_json(entry.value))
+
+
+def _is_json(value: Any) -> bool:
+    """With tuples, too, which are lists in JSON."""
     if isinstance(value, list | tuple):
-        return [_in_json(item) for item in value]
+        return all(map(_is_json, value))
     if isinstance(value, dict):
-        return {key: _in_json(item) for key, item in value.items()}
-    codec = next((codec for kind, codec in SCALARS.items() if isinstance(value, kind)), None)
-    try:
-        return value if codec is None else codec.encode(value, "")
-    except InvalidJob:  # a duration that no number of seconds keeps
-        return value
+        return all(map(_is_json, value.values()))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _is_same(value: Any, other: Any) -> bool:
@@ -98,7 +98,7 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
     def encode(value: Any, where: str) -> Any:
         found = member(value, where)  # of a member, or of its value
         stored = stored_of(found)
-        if _written_otherwise(kind) and (back := decode(stored, where)) is not found:
+        if _told_by_json(kind) and (back := decode(stored, where)) is not found:
             raise Mistakable(
                 f"{where[:300]} is {shown(found)}, and would come back as {shown(back)}, since the JSON of "
                 "both is alike; change the value of one."
@@ -106,7 +106,7 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
         return stored
 
     def decode(value: Any, where: str) -> enum.Enum:
-        for stored, each in _written_otherwise(kind):
+        for stored, each in _told_by_json(kind):
             if _is_same(stored, value):
                 return each
         return member(tuple(value) if isinstance(value, list) else value, where)
@@ -115,10 +115,10 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
 
 
 @lru_cache(_MOST_ENUMS)
-def _written_otherwise(kind: type[enum.Enum]) -> tuple[tuple[JsonValue, enum.Enum], ...]:
-    """What is written of the members whose value is not that very JSON, as of a tuple, a date or a path."""
-    both = ((stored_of(each), each) for each in kind)
-    return tuple((stored, each) for stored, each in both if stored is not each.value)
+def _told_by_json(kind: type[enum.Enum]) -> tuple[tuple[JsonValue, enum.Enum], ...]:
+    """The members by what is written of them; none where that is the very value of each, which tells them."""
+    both = tuple((stored_of(each), each) for each in _as_read(kind))
+    return both if any(stored is not each.value for stored, each in both) else ()
 
 
 def keys_of(hint: Any) -> Codec:

@@ -28,7 +28,7 @@ from typing import Any, Final
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, is_typed_dict, parts_of, unwrapped
-from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
+from qml_mp.processing.choices import enumeration, is_mistakable_choice, is_mistakable_key, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
 from qml_mp.processing.remade import are_made_fields_written, own_code, refusing_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
@@ -102,15 +102,15 @@ def codec_of(hint: Any, where: str) -> Codec:
 def is_mistakable(hint: Any) -> bool:
     """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
     member may read what another one writes (as None does the null of an enum), an array, whose shape lists
-    may not say, an enum as keys of which two are one text, or a dataclass that code of its own may change
-    again."""
+    may not say, an enum or a `Literal` of which two are written alike, an enum as keys of which two are one
+    text, or a dataclass that code of its own may change again."""
     seen: list[Any] = []
     rest = [hint]
     while rest:
         hint = unwrapped(rest.pop())
         kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-        if kind is typing.Literal:
-            if is_mistakable_literal(args):
+        if kind is typing.Literal or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+            if is_mistakable_choice(codec_of(hint, ""), args or hint):
                 return True
             continue
         if hint in seen:

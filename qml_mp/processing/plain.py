@@ -1,4 +1,4 @@
-"""Worker: what a job returned, as JSON. Nothing is rebuilt from it, so no annotation is needed."""
+"""Client and worker: values as JSON by what they are, without an annotation, as what a job returned."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def plain_result(value: object) -> EncodedJson:
     if value is None:  # what most jobs return
         return NOTHING
     return EncodedJson.of(_plain(value, 0), what="The result")
+
+
+def in_json(value: Any) -> Any:
+    """The value as it is once it was stored: tuples are lists, and dates are text. What cannot be stored is
+    left as it is, to be refused where it is."""
+    try:
+        return _plain(value, 0)
+    except Exception:  # InvalidJob, or whatever its own code raises
+        return value
 
 
 def _plain(value: Any, depth: int) -> JsonValue:

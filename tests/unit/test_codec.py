@@ -24,7 +24,8 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.codec import from_json, to_json
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.scalars import UnusableAnnotation
+from qml_mp.processing.returned import Returned
+from qml_mp.processing.scalars import Mistakable, UnusableAnnotation
 
 UserId = NewType("UserId", int)
 T = TypeVar("T")
@@ -69,6 +70,13 @@ class Folder(Enum):
 class Twice(Enum):
     NUMBER = 60.0
     SPAN = timedelta(minutes=1)
+
+
+class Start(Enum):
+    DAY = date(2025, 3, 1)
+    TEXT = "2025-03-01"
+    PAIR = (1, 2)
+    LIST = [1, 2]  # noqa: RUF012 - likewise
 
 
 class Right(Flag):
@@ -167,7 +175,11 @@ class Framed(Measured):
         (Term.SPRING, Term),
         (Term.AUTUMN, Term | None),
         (Folder.IN, Folder),
-        (Twice.SPAN, Twice),
+        (Twice.NUMBER, Twice),
+        (Start.TEXT, Start),
+        ([Start.TEXT, Start.PAIR], list[Start]),
+        (Start.TEXT, Literal[Start.DAY, Start.TEXT]),
+        (Start.DAY, Literal[Start.DAY]),
         (Right.READ | Right.WRITE, Right),
         ({Right.READ | Right.WRITE: 1, Right(0): 2, Right.READ: 3}, dict[Right, int]),
         ({Odd.OTHER: 1, Odd.TEXT: 2}, dict[Odd, int]),
@@ -263,12 +275,36 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         (object(), str | None),
         ({(1, 2)}, set),
         (frozenset({Point(1, 2)}), frozenset[Any] | None),
-        (Twice.NUMBER, Twice),
     ],
 )
 def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, hint: object) -> None:
     with pytest.raises(InvalidJob, match=r"^argument "):
         to_json(value, hint, where="argument 'it'")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (Twice.SPAN, Twice),
+        (Start.DAY, Start),
+        (Start.DAY, Start | None),
+        ({"a": Start.LIST}, dict[str, Start]),
+        (Start.DAY, Literal[Start.DAY, Start.TEXT]),
+        (Start.DAY, Literal[Start.DAY, "2025-03-01"]),
+        ((Start.LIST,), tuple[Literal[Start.PAIR, Start.LIST], ...]),
+    ],
+)
+def test_a_member_that_would_come_back_as_another_is_refused_as_argument_and_as_result(
+    value: object, hint: object
+) -> None:
+    def function() -> Any: ...
+
+    function.__annotations__["return"] = hint
+
+    with pytest.raises(Mistakable, match=r"^it.* would come back as"):
+        to_json(value, hint, where="it")
+    with pytest.raises(Mistakable, match=r"^The result.* would come back as"):
+        Returned(function).encoded(value)
 
 
 @pytest.mark.parametrize(

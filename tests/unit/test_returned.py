@@ -60,6 +60,11 @@ class Every(Enum):
     TERM = (date(2025, 3, 1), Path("a"))
 
 
+class Start(Enum):
+    DAY = date(2025, 3, 1)
+    TEXT = "2025-03-01"
+
+
 class Point(NamedTuple):
     x: int
     y: float
@@ -152,6 +157,9 @@ def there_and_back(value: object, hint: object) -> object:
         (Colour.RED, Colour),
         (Report({"good": 1}), Report),
         ([Every.DAY, Every.TERM], list[Every]),
+        (Start.TEXT, Start),
+        ({"a": Start.TEXT}, dict[str, Start]),
+        (Start.TEXT, Literal[Start.DAY, Start.TEXT]),
         ({Every.DAY: Every.TERM}, dict[Every, Every]),
         (Point(1, 2.0), Point),
         ({1: "a"}, dict[int, str]),
