@@ -261,7 +261,7 @@ def _array(kind: type, part: Any) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, _ARRAYS):
             raise mismatch(value, "a list, tuple or set", where)
-        if issubclass(kind, AbstractSet) and codec_of(part, where) is ANYTHING:  # tuples come back as lists
+        if value and issubclass(kind, AbstractSet) and codec_of(part, where) is ANYTHING:
             _collected(kind, [list(item) if isinstance(item, tuple) else item for item in value], where)
         items = [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
         return sorted(items, key=repr) if issubclass(kind, AbstractSet) else items  # the same of equal sets

@@ -198,6 +198,8 @@ class Framed(Measured):
         (frozenset({Colour.RED}), frozenset[Colour]),
         ({3}, AbstractSet[int]),
         ({3, "a"}, set),
+        (set(), set[complex]),
+        (frozenset(), frozenset[complex] | None),
         ({(1, 2)}, set[tuple[int, int]]),
         ({"a": UUID(int=1)}, dict[str, UUID]),
         ({"a": 1}, Mapping[str, int]),
