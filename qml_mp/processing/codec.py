@@ -30,6 +30,7 @@ from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, is_typed_dict, parts_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_choice, is_mistakable_key, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
+from qml_mp.processing.plain import in_json
 from qml_mp.processing.remade import are_made_fields_written, own_code, refusing_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
@@ -115,9 +116,7 @@ def is_mistakable(hint: Any) -> bool:
             continue
         if hint in seen:
             continue
-        if isinstance(kind, type) and is_numpy_array(kind):
-            return True
-        if kind in _MAPPINGS and args and is_mistakable_key(unwrapped(args[0])):
+        if is_numpy_array(kind) or (kind in _MAPPINGS and args and is_mistakable_key(unwrapped(args[0]))):
             return True
         if len(seen) > _MOST_SEEN or (kind in _UNIONS and _union(args).is_mistakable):
             return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value
@@ -261,10 +260,11 @@ def _array(kind: type, part: Any) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, _ARRAYS):
             raise mismatch(value, "a list, tuple or set", where)
-        if value and issubclass(kind, AbstractSet) and codec_of(part, where) is ANYTHING:
-            _collected(kind, [list(item) if isinstance(item, tuple) else item for item in value], where)
         items = [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
-        return sorted(items, key=repr) if issubclass(kind, AbstractSet) else items  # the same of equal sets
+        is_set = issubclass(kind, AbstractSet)
+        if is_set and not all(isinstance(item, str | int | float) for item in items):  # tuples become lists
+            decode(in_json(items), where)
+        return sorted(items, key=repr) if is_set else items  # the same of equal sets
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, list):

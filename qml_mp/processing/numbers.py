@@ -52,10 +52,9 @@ def is_numpy(kind: Any) -> bool:
     return numpy is not None and isinstance(kind, type) and issubclass(kind, numpy.ndarray | numpy.generic)
 
 
-def is_numpy_array(kind: type) -> bool:
+def is_numpy_array(kind: Any) -> bool:
     """Whether it is that of an array of numpy."""
-    numpy: Any = sys.modules.get("numpy")
-    return numpy is not None and issubclass(kind, numpy.ndarray)
+    return is_numpy(kind) and issubclass(kind, sys.modules["numpy"].ndarray)
 
 
 def _check_carried(value: object, where: str) -> None:

@@ -201,6 +201,8 @@ class Framed(Measured):
         (set(), set[complex]),
         (frozenset(), frozenset[complex] | None),
         ({(1, 2)}, set[tuple[int, int]]),
+        ({(1, "a"), 3}, set[tuple[int, Any] | int]),
+        ({3, "a", None}, set[int | Any]),
         ({"a": UUID(int=1)}, dict[str, UUID]),
         ({"a": 1}, Mapping[str, int]),
         ({"a": 1}, dict[Literal["a", "b"], int]),
@@ -277,6 +279,9 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         (object(), str | None),
         ({(1, 2)}, set),
         (frozenset({Point(1, 2)}), frozenset[Any] | None),
+        ({(1, 2)}, set[int | Any]),
+        ({"a", (1, 2)}, set[str | Any | None]),
+        ([{((1, 2), 3)}], list[set[tuple[Any, int] | int]]),
     ],
 )
 def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, hint: object) -> None:
