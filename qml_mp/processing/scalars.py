@@ -183,15 +183,6 @@ ANYTHING = Codec(lambda value, _: value, _copy)
 """Where an annotation says nothing: the value is JSON already."""
 
 
-def is_json(value: Any) -> bool:
-    """Whether it is of the types as which Python reads JSON, with all that is in it."""
-    if type(value) is list:
-        return all(map(is_json, value))
-    if type(value) is dict:
-        return all(type(key) is str for key in value) and all(map(is_json, value.values()))
-    return value is None or type(value) in (str, int, float, bool)
-
-
 _PATH = _as_text(PurePath, "a path", str, Path)
 
 SCALARS: Mapping[Any, Codec] = MappingProxyType(

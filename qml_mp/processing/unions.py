@@ -24,13 +24,13 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.choices import kinds_stored
 from qml_mp.processing.numbers import is_numpy, is_numpy_array
+from qml_mp.processing.plain import in_json
 from qml_mp.processing.scalars import (
     ANYTHING,
     SCALARS,
     Codec,
     Mistakable,
     UnusableAnnotation,
-    is_json,
     mismatch,
     named,
 )
@@ -93,7 +93,6 @@ class Union:
         self, members: Sequence[Member], *, has_none: bool, codec_of: Callable[[Any, str], Codec]
     ) -> None:
         self._members = members
-        self._others_first = sorted(members, key=lambda member: member.codec is ANYTHING)
         self._has_none = has_none
         self._codec_of = codec_of
         self._name = " or ".join([*(named(each.hint) for each in members), *(["None"] if has_none else [])])
@@ -120,33 +119,33 @@ class Union:
 
     def _encode(self, value: Any, where: str) -> JsonValue:
         """By the first member by which it comes back as it is. A value that is of none of the types is
-        converted by the first that takes it, as a tuple to a list."""
+        converted by the first that takes it, as a tuple to a list; but not where a later one has such."""
         if value is None and self._has_none:
             return None
         problem: InvalidJob | None = None
-        taken: list[tuple[Codec, JsonValue, Codec | None, Any]] = []
-        is_its_own = self._others_first[-1].codec is ANYTHING and is_json(value)
-        for member in self._members if is_its_own else self._others_first:
-            if taken and member.codec is ANYTHING and not is_its_own:
-                break  # it would "write" the very object, and "read" that
+        taken: list[tuple[Codec, JsonValue, JsonValue, Codec | None, Any]] = []
+        for member in self._members:
             try:
                 codec = self._codec(member, where)
-                stored = codec.encode(value, where)
+                written = codec.encode(value, where)
+                stored: JsonValue = in_json(written)  # what is under Any is written as the very object
                 reader, back = self._read(stored, where)
+            except Mistakable:  # also where another one, as Any, would write the very same
+                raise
             except InvalidJob as error:
                 problem = _more_telling(problem, error)
                 continue
             if _is_kept(value, back):
-                return stored
-            taken.append((codec, stored, reader, back))
+                return written
+            taken.append((codec, written, stored, reader, back))
         if not taken:
             raise self._refusal(problem, value, where)
-        codec, stored, reader, back = taken[0]
+        codec, written, stored, reader, back = taken[0]
         with suppress(InvalidJob):
-            backs = [each[0].decode(each[1], where) for each in taken]
-            is_taken_so = reader is codec or _is_kept(backs[0], back)
-            if is_taken_so and not any(_is_kept(value, each) for each in backs):
-                return stored
+            is_taken_so = reader is codec or _is_kept(codec.decode(stored, where), back)
+            kept_by = (each for each in taken[1:] if _is_kept(value, each[0].decode(each[1], where)))
+            if is_taken_so and all(_is_kept(each[0].decode(each[2], where), back) for each in kept_by):
+                return written
         raise _mistakable(value, back, where)
 
     def _decode(self, value: Any, where: str) -> Any:

@@ -18,7 +18,9 @@ import pytest
 from qml_mp import InvalidJob, QmlApp, ResultNotStored
 from qml_mp.core.payload import JsonValue
 from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.plain import plain_result
 from qml_mp.processing.returned import Returned
+from qml_mp.processing.scalars import Mistakable
 from tests.unit.app_case import finish
 from tests.unit.processor_case import claim_of, run
 
@@ -77,6 +79,14 @@ class Sum:
     right: Sum | Circle
 
 
+@dataclass
+class Kept:
+    times: int
+
+    def __post_init__(self) -> None:
+        self.times += 1
+
+
 @dataclass(frozen=True)
 class Leaf:
     size: int
@@ -132,6 +142,11 @@ class Size(Enum):
     SMALL = (1, 1)
 
 
+class Lines(Enum):
+    ONE = Path("1")
+    FIRST = "1"
+
+
 class Point(NamedTuple):
     x: int
     y: int
@@ -175,6 +190,9 @@ class Answer(Enum):
         ([1, 2], list[int] | list[float], [1, 2]),
         ([1.5], list[int] | list[float], [1.5]),
         ({1, 2}, set[int] | list[int], [1, 2]),
+        ([Circle(2.0)], list[Circle] | list[Any], [{"size": 2.0}]),
+        ([Circle(2.0)], set[Any] | list[Circle], [{"size": 2.0}]),
+        (Lines.FIRST, Lines | Any, "1"),
         (1.5, np.ndarray | float, 1.5),
         ("a", np.ndarray | str, "a"),
         (3, int | Iterator[int], 3),
@@ -245,6 +263,12 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
         (Point(1, 2), Problem | Point),
         (Colour.RED, Problem | Colour),
         (Decimal(1), Any | Decimal),
+        ([Circle(2.0)], list[Any] | list[Circle]),
+        ({"a": [Circle(2.0)]}, dict | dict[str, list[Circle]]),
+        ({"a": (1, 2)}, dict[str, Any] | dict[str, tuple[int, int]]),
+        ((1, DAY), tuple[int, Any] | tuple[int, date]),
+        ({Circle(2.0)}, list | set[Circle]),
+        ({DAY}, list[date] | set[Any]),
     ],
     ids=str,
 )
@@ -260,7 +284,8 @@ def test_a_value_that_would_come_back_as_another_type_of_the_union_is_refused(
     [
         ((1, 2), list[int] | str, [1, 2]),
         ((1, 2), Problem | list[int], [1, 2]),
-        ((1, 2), int | Any, (1, 2)),  # which JSON makes a list of
+        ((1, 2), int | Any, [1, 2]),
+        ([(1, 2)], list[Any] | tuple[str, ...], [[1, 2]]),
         (OrderedDict(a=1), Problem | dict[str, int], {"a": 1}),
         (Path("a"), str | Path, "a"),
         ("a", Path | str, Path("a")),
@@ -276,7 +301,9 @@ def test_a_value_that_would_come_back_as_another_type_of_the_union_is_refused(
 def test_a_value_of_another_type_is_converted_as_without_a_union(
     value: object, hint: object, back: object
 ) -> None:
-    assert from_json(to_json(value, hint, where="it"), hint, where="it") == back
+    written = to_json(value, hint, where="it")
+
+    assert from_json(json.loads(json.dumps(written)), hint, where="it") == back
 
 
 @pytest.mark.parametrize(
@@ -374,6 +401,42 @@ def test_a_result_that_would_be_read_as_another_type_of_the_union_is_not_stored(
         ResultNotStored, match=r"The result.shapes\[0\] is of type Square, and would come back"
     ):
         handle.wait(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ([Circle(2.0)], list[Any] | list[Circle]),
+        ({"a": (1, 2)}, dict | dict[str, tuple[int, int]]),
+        (Square(2.0), Circle | Any),
+        (Lines.ONE, Lines | Any),
+        ([Kept(1)], list[Kept] | list[Any]),
+    ],
+    ids=str,
+)
+def test_a_result_is_not_stored_where_what_is_under_any_would_be_another(value: object, hint: object) -> None:
+    with pytest.raises(Mistakable, match=r"^The result.* would come back "):
+        Returned(function_returning(hint)).encoded(value)
+
+
+@pytest.mark.parametrize(
+    "value", [DAY, [DAY], Circle(2.0), {"a": Circle(2.0)}, Colour.RED, np.arange(2)], ids=str
+)
+def test_a_result_that_is_under_any_alone_comes_back_as_its_json(value: Any) -> None:
+    returned = Returned(function_returning(int | list[Any] | dict[str, Any] | Any))
+
+    stored = returned.encoded(value)
+
+    assert returned.rebuilt(json.loads(stored.text)) == plain_result(value).value
+
+
+@pytest.mark.parametrize("value", [Circle(2.0), [Circle(2.0)], Path("a"), np.arange(2), {1: 2}], ids=str)
+def test_an_argument_that_is_under_any_alone_is_refused_as_no_json(app: QmlApp, value: Any) -> None:
+    @app.job()
+    def show(it: int | list[Any] | dict[str, Any] | Any) -> None: ...
+
+    with pytest.raises(InvalidJob, match=r"show: the arguments at \['it'\].* (JSON|text)"):
+        show.enqueue(value)
 
 
 def test_a_result_that_would_be_read_as_the_typed_dict_of_the_union_is_not_stored(app: QmlApp) -> None:
