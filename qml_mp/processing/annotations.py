@@ -137,3 +137,11 @@ def parts_of(hints: tuple[Any, ...]) -> tuple[Any, ...]:
 def is_typed_dict(kind: Any) -> bool:
     """Whether it is a `TypedDict`: one of typing_extensions too, which `typing` knows from Python 3.13 on."""
     return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__required_keys__")
+
+
+def holds_later_typed_dict(hint: Any) -> bool:
+    """Whether a `TypedDict` is in it that `typing` does not know. It takes any JSON, and comes last in a
+    union: it was no member of one until it was understood."""
+    kind = typing.get_origin(hint) or hint
+    is_one = is_typed_dict(kind) and not typing.is_typeddict(kind)
+    return is_one or any(map(holds_later_typed_dict, typing.get_args(hint)))

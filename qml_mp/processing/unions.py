@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
+from qml_mp.processing.annotations import holds_later_typed_dict
 from qml_mp.processing.choices import kinds_stored
 from qml_mp.processing.numbers import is_numpy, is_numpy_array
 from qml_mp.processing.plain import in_json
@@ -92,11 +93,11 @@ class Union:
     def __init__(
         self, members: Sequence[Member], *, has_none: bool, codec_of: Callable[[Any, str], Codec]
     ) -> None:
-        self._members = members
+        self._members = sorted(members, key=lambda member: holds_later_typed_dict(member.hint))
         self._has_none = has_none
         self._codec_of = codec_of
         self._name = " or ".join([*(named(each.hint) for each in members), *(["None"] if has_none else [])])
-        self.are_apart = are_apart(members)
+        self.are_apart = are_apart(self._members)
         null_of_a_value = any(type(None) in each.written and each.codec is not ANYTHING for each in members)
         self.is_mistakable = not self.are_apart or (has_none and null_of_a_value)
         """Whether what it writes of a value may be read as another one, and is refused then."""

@@ -10,10 +10,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, is_typeddict
 from uuid import UUID
 
 import pytest
+import typing_extensions
 
 from qml_mp import InvalidJob, QmlApp, ResultNotStored
 from qml_mp.core.payload import JsonValue
@@ -134,6 +135,10 @@ class Problem(TypedDict):
     error: str
 
 
+class LaterProblem(typing_extensions.TypedDict):
+    error: str
+
+
 class Colour(StrEnum):
     RED = "red"
 
@@ -209,6 +214,28 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
 
     assert (written, type(written)) == (stored, type(stored))
     assert (back, type(back)) == (value, type(value))
+
+
+@pytest.mark.skipif(is_typeddict(LaterProblem), reason="typing knows it: it is as any TypedDict")
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (Circle(2.0), LaterProblem | Circle),
+        (DAY, LaterProblem | date | None),
+        ([Circle(2.0)], list[LaterProblem] | list[Circle]),
+        ({"a": (1, 2)}, LaterProblem | dict[str, tuple[int, int]] | dict),
+        ({"error": "x"}, LaterProblem | Circle),
+        ([{"error": "x"}], list[LaterProblem] | list[Circle]),
+    ],
+    ids=str,
+)
+def test_a_typed_dict_of_typing_extensions_takes_what_no_other_member_does(
+    value: object, hint: object
+) -> None:
+    returned = Returned(function_returning(hint))
+
+    assert from_json(json.loads(json.dumps(to_json(value, hint, where="it"))), hint, where="it") == value
+    assert returned.rebuilt(json.loads(returned.encoded(value).text)) == value
 
 
 @pytest.mark.parametrize(
