@@ -20,7 +20,7 @@ from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.importing import importing
 from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.lost_attempts import LostAttemptExport
-from qml_mp.child.memory import check_memory
+from qml_mp.child.memory import TooLargeError, check_memory
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
@@ -107,10 +107,10 @@ def worker_main(arguments: WorkerArguments) -> int:
         own_fds |= hygiene.own_fds
         loop = _loop(arguments, program, storage, commands, display, hygiene)
         commands.forks.watch()  # after whatever else is called at forks: the app's, the storage's
-        check_memory(arguments.memory_limit, host.rss_bytes(os.getpid()))  # last: all that it uses is there
+        # Last: all that it uses is there, and it can claim nothing yet, as to kill it in a job is charged.
+        check_memory(arguments.memory_limit, host.rss_bytes(os.getpid()))
     except BaseException as error:  # user code: even SystemExit at import is a failure to boot
-        arguments.slot.show_cannot_boot(import_error_text(error))
-        return WorkerExit.CANNOT_BOOT
+        return _cannot_boot(arguments.slot, error)
     arguments.slot.show_ready()
     try:
         reason = loop.run()
@@ -126,6 +126,12 @@ def worker_main(arguments: WorkerArguments) -> int:
         storage.close()
         if commands.orphaned:
             end_group()
+
+
+def _cannot_boot(slot: SlotWriter, error: BaseException) -> int:
+    slot.used_up = isinstance(error, TooLargeError)
+    slot.show_cannot_boot(str(error) if slot.used_up else import_error_text(error))
+    return WorkerExit.CANNOT_BOOT
 
 
 def _loop(

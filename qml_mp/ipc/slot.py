@@ -67,7 +67,8 @@ class SlotView:
 
     activity: Activity = Activity.BOOTING
     used_up: bool = False
-    """Its number of jobs or its memory is spent: it asks to be replaced, and works on meanwhile."""
+    """Its number of jobs or its memory is spent: it asks to be replaced, and works on meanwhile. Or it cannot
+    boot, because its memory is spent before its first job."""
     jobs_done: int = 0
     key: ClaimKey | None = None
     is_over: bool = False

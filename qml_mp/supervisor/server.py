@@ -84,9 +84,8 @@ class Supervisor:
                     self._turn()
             finally:
                 self._close()
-        error = self._run.stop.error or self._run.pool.boots.failure()
-        if error is not None:
-            raise error
+        if self._run.stop.error is not None:
+            raise self._run.stop.error
         return _JOBS_KILLED if self._parts.reaper.killed_jobs else 0
 
     def _open(self) -> None:

@@ -7,7 +7,7 @@ must not keep an idle server.
 from __future__ import annotations
 
 from qml_mp.clock import Clock
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, WorkerBootError
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerStopping
 from qml_mp.events.retrying import Retrying
@@ -35,7 +35,7 @@ class Stop:
         self._events = events
         self.plan: Plan | None = None
         """The ladder for every job that runs; None: the server was not told to stop."""
-        self.error: ConfigurationError | None = None
+        self.error: WorkerBootError | ConfigurationError | None = None
         """Why the server cannot run."""
         self._leave_by: float | None = None
         self._leaves_since = 0.0
@@ -49,7 +49,9 @@ class Stop:
         """Whether all workers are gone, but for those that cannot be killed, and none comes any more."""
         return self.has_begun and all(worker.is_lost for worker in self._pool)
 
-    def begin(self, *, now: bool, why: str, error: ConfigurationError | None = None) -> None:
+    def begin(
+        self, *, now: bool, why: str, error: WorkerBootError | ConfigurationError | None = None
+    ) -> None:
         """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
         self.error = self.error or error
         self._pool.boots.is_over = True

@@ -12,11 +12,33 @@ import pytest
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_stopped, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
 from tests.soak.ground import pause
 
 MEMORY_APP = "tests.processes.apps_outcomes:app"
 MakeServer = Callable[..., Server]
+
+# The first worker, which is the second to import it, stops the supervisor, which sees it first with a job in
+# hand then. Workers that are forked once "grown" is there use 200 MiB.
+QUICK_APP = """
+import os, pathlib, signal, time
+from qml_mp import QmlApp, RetryPolicy
+
+folder = pathlib.Path(__file__).parent
+imports = os.open(folder / "imports", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+os.write(imports, b".")
+if os.fstat(imports).st_size == 2:
+    (folder / "first").write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGSTOP)
+ballast = bytearray(b"x") * (200 << 20) if (folder / "grown").exists() else b""
+app = QmlApp(retry_policy=RetryPolicy.none())
+
+@app.job()
+def work():
+    (folder / "begun").touch()
+    while not (folder / "gate").exists():
+        time.sleep(0.01)
+"""
 
 
 def test_a_worker_is_replaced_after_its_number_of_jobs(server: MakeServer, storage: Storage) -> None:
@@ -121,3 +143,57 @@ def test_a_limit_below_what_an_idle_worker_uses_is_refused_at_start(
     assert one.wait() == 2
     assert "less than what a worker uses" in one.log()
     assert storage.list_servers() == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--max-memory", "5MiB"),
+        ("--max-memory-hard", "5MiB"),
+        ("--max-memory-hard", "5MiB", "--burst"),
+    ],
+    ids=" ".join,
+)
+def test_a_start_that_is_refused_for_its_limit_charges_no_job_however_quick_the_first_worker_is(
+    server: MakeServer, storage: Storage, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    job_ids = [enqueue(storage, "work") for _ in range(3)]
+    one = start_with_a_quick_worker(server, tmp_path, *flags)
+
+    one.signal(signal.SIGCONT)
+
+    assert one.wait() == 2, one.log()
+    assert "qml-mp: error: The memory limit of 5.0 MiB is less than what a worker uses" in one.log()
+    assert "Stopping now (its memory limit cannot be kept)" in one.log()
+    assert not (tmp_path / "begun").exists()
+    for job in map(storage.get, job_ids):
+        assert job is not None
+        assert (job.state_name, job.claim_seq, job.failures) == (StateName.ENQUEUED, 0, 0)
+    assert storage.list_servers() == []
+
+
+def test_a_later_worker_above_the_soft_limit_works_also_where_the_first_ones_were_never_seen_idle(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    first_id = enqueue(storage, "work")
+    one = start_with_a_quick_worker(server, tmp_path, "--max-memory", "150MiB")
+    one.signal(signal.SIGCONT)
+    wait_until(lambda: len(one.worker_pids()) == 1, what=one.log)
+    (tmp_path / "grown").touch()
+
+    os.kill(one.worker_pids()[1], signal.SIGKILL)  # during its job
+
+    (tmp_path / "gate").touch()
+    assert wait_for_state(storage, first_id, StateName.SUCCEEDED).crashes == 1
+    wait_for_state(storage, enqueue(storage, "work"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def start_with_a_quick_worker(server: MakeServer, folder: Path, *flags: str) -> Server:
+    """One that is stopped from its first worker's boot on, until that has begun a job or is gone."""
+    (folder / "quick_app.py").write_text(QUICK_APP)
+    one = server("-w", "1", *flags, app="quick_app:app", PYTHONPATH=str(folder)).start(ready=None)
+    first = folder / "first"
+    wait_until(lambda: first.exists() and is_stopped(one.pid), what=one.log)
+    wait_until(lambda: (folder / "begun").exists() or is_gone(int(first.read_text())), what=one.log)
+    return one

@@ -23,7 +23,7 @@ from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, StorageUnavailable
+from qml_mp.errors import ConfigurationError, StorageUnavailable, WorkerBootError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.pipe import Kind, Message, send
@@ -37,7 +37,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
-from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.limits import Pusher
@@ -320,6 +320,19 @@ def test_a_pool_without_room_for_another_worker_says_so_and_does_not_ask_for_tur
     assert due_before <= clock.monotonic() < pool.next_at()
     pool._room.freed()
     assert pool.next_at() == due_before
+
+
+def test_a_start_that_ends_as_a_worker_cannot_boot_has_failed_also_if_another_is_ready_a_moment_later(
+    run_of: MakeRun,
+) -> None:
+    run = run_of(2)
+    run.pool.boots.error = "No module named 'no_such_library'"
+    Reaper(run, settling=SettleLoop(run)).turn()
+
+    run.pool.boots.succeeded()
+
+    assert run.stop.has_begun
+    assert isinstance(run.stop.error, WorkerBootError)
 
 
 def test_a_thread_that_begins_once_workers_were_ready_keeps_others_from_following_and_ends_no_server(

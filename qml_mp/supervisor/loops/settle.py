@@ -6,7 +6,7 @@ import logging
 import signal
 from dataclasses import dataclass, replace
 
-from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.events.retrying import Retrying
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
@@ -124,16 +124,17 @@ class Reaper(Part):
         self._settling = settling
         self.killed_jobs = False
         """Whether a job was killed because the server stops."""
-        self._has_given_up = False
 
     def turn(self) -> None:
         for death in self._run.pool.reap(stopping=self._run.stop.has_begun):
             self._settling.remember(self._uncharged_if_killed_by_peer(death))
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self.killed_jobs = True
-        if not self._has_given_up and self._run.pool.boots.failure() is not None:
-            self._has_given_up = True
-            self._run.stop.begin(now=True, why="no worker can boot")
+        failure = self._run.pool.boots.failure()
+        if failure is not None and self._run.stop.error is None:
+            is_of_memory = isinstance(failure, ConfigurationError)
+            why = "its memory limit cannot be kept" if is_of_memory else "no worker can boot"
+            self._run.stop.begin(now=True, why=why, error=failure)
 
     def _uncharged_if_killed_by_peer(self, death: Death) -> Death:
         """A peer of this host that has not heard of this server for long kills its workers, and may not have

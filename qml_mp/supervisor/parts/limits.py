@@ -1,13 +1,11 @@
 """Supervisor: takes every job that has to end up the ladder of `workers/ladder.py`, and keeps workers to the
-limits of their memory."""
+hard limit of their memory."""
 
 from __future__ import annotations
 
 import logging
 
 from qml_mp import host
-from qml_mp.child.memory import check_memory, lowest_limit
-from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.part import Part
@@ -105,19 +103,15 @@ def _runs(worker: WorkerProcess) -> bool:
 
 
 class MemoryWatch(Part):
-    """A limit too low to start with, and the hard one during jobs. Reads the kernel's own figures of every
-    worker with a job in hand, as often as a limit makes it worth while. Once that has ended it is left alone:
-    a worker that is above the limit then leaves by itself, when it has written what came of the job."""
+    """The hard limit during jobs. Reads the kernel's own figures of every worker with a job in hand, as often
+    as the limit makes it worth while. Once that has ended it is left alone: a worker that is above the limit
+    then leaves by itself, when it has written what came of the job."""
 
     def __init__(self, run: Run) -> None:
-        config = run.config
-        self._lowest_bytes = lowest_limit(config)
-        self._hard_bytes = config.max_memory_hard
+        self._hard_bytes = run.config.max_memory_hard
         self._pool = run.pool
-        self._stop = run.stop
         self._clock = run.clock
         self._look_at = 0.0
-        self._is_checked = self._lowest_bytes is None
 
     def next_at(self) -> float:
         """Never without a hard limit, or while nobody is busy."""
@@ -125,10 +119,6 @@ class MemoryWatch(Part):
         return self._look_at if busy else float("inf")
 
     def turn(self) -> None:
-        self._kill_above_hard_limit()
-        self._check_limits()
-
-    def _kill_above_hard_limit(self) -> None:
         now = self._clock.monotonic()
         if self._hard_bytes is None or now < self._look_at:
             return
@@ -146,18 +136,3 @@ class MemoryWatch(Part):
                     format_size(self._hard_bytes),
                 )
                 worker.kill(CancelReason.MEMORY, view.key)
-
-    def _check_limits(self) -> None:
-        """Stop when the first worker that is ready uses more than a limit, before its first job. Those that
-        are forked later look by themselves, as their code may be larger."""
-        if self._is_checked:
-            return
-        for worker in self._pool:
-            if not worker.is_ready or worker.last.jobs_done or worker.is_busy:
-                continue
-            self._is_checked = True
-            try:
-                check_memory(self._lowest_bytes, host.rss_bytes(worker.child.pid))
-            except ConfigurationError as error:
-                self._stop.begin(now=True, why="its memory limit cannot be kept", error=error)
-                return

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from qml_mp.child.memory import lowest_limit
-from qml_mp.errors import WorkerBootError
+from qml_mp.errors import ConfigurationError, WorkerBootError
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkersCannotBoot
 from qml_mp.ipc.slot import Activity
@@ -42,6 +42,8 @@ class Boots:
         """Workers in a row that died before they were ready, or idle soon after."""
         self.is_over = False
         """The server stops: no other worker follows."""
+        self._is_of_memory = False
+        """What `error` says is that a limit of memory is too low."""
         self._is_anew = False
         """New code is tried, and no worker of it was ready yet."""
         self._of_code_before = set[str]()
@@ -49,9 +51,11 @@ class Boots:
         self._not_before = 0.0
         self._silent_deaths = 0
 
-    def failure(self) -> WorkerBootError | None:
+    def failure(self) -> WorkerBootError | ConfigurationError | None:
         """Why no worker has ever been ready; None: one was, or nothing speaks against it."""
-        return None if self.was_ever_ready or self.error is None else WorkerBootError(self.error)
+        if self.was_ever_ready or self.error is None:
+            return None
+        return ConfigurationError(self.error) if self._is_of_memory else WorkerBootError(self.error)
 
     def trouble(self) -> str | None:
         """Why workers cannot be replaced, on one line."""
@@ -75,11 +79,10 @@ class Boots:
 
     def memory_limit(self, config: ServerConfig) -> int | None:
         """Bytes that a worker which is forked now must not use before its first job, or it does not boot. Of
-        the first ones the supervisor looks at one. Of code that has booted before, one above the soft limit
-        works, one job at a time; above the hard one every job would be killed and charged."""
-        if not self.was_ever_ready:
-            return None
-        return lowest_limit(config) if self._is_anew else config.max_memory_hard
+        code that has booted before, one above the soft limit works, one job at a time; above the hard one
+        every job would be killed and charged."""
+        has_booted = self.was_ever_ready and not self._is_anew
+        return config.max_memory_hard if has_booted else lowest_limit(config)
 
     def failed(self, worker: WorkerProcess, death: Death, *, old_works_on: bool) -> bool:
         """The worker died before it was ready. With `old_works_on` it was to replace one that still works.
@@ -91,8 +94,9 @@ class Boots:
         if not gave_reason and death.killed_for is not None and not worker.is_too_slow:
             return False
         text = worker.last.text if gave_reason else _how_it_ended(worker, death)
+        is_of_memory = gave_reason and worker.last.used_up
         if old_works_on:
-            self._note(text, old_ones_stay=True)
+            self._note(text, old_ones_stay=True, is_of_memory=is_of_memory)
             return True
         if not gave_reason:
             self._silent_deaths += 1
@@ -100,7 +104,7 @@ class Boots:
                 return True
             reason = "" if worker.is_too_slow else ", without a reason"
             text = f"{_SILENT_DEATHS} workers in a row died while booting{reason}. {text}"
-        self._note(text, old_ones_stay=False)
+        self._note(text, old_ones_stay=False, is_of_memory=is_of_memory)
         return True
 
     def was_useless(self, now: float) -> None:
@@ -136,10 +140,11 @@ class Boots:
         self._of_code_before.discard(worker_id)
         return was
 
-    def _note(self, text: str, *, old_ones_stay: bool) -> None:
+    def _note(self, text: str, *, old_ones_stay: bool, is_of_memory: bool = False) -> None:
         if self.was_ever_ready and text != self.error:
             self._events.emit(WorkersCannotBoot(error=text, old_ones_stay=old_ones_stay))
         self.error = text
+        self._is_of_memory = is_of_memory
 
 
 def _how_it_ended(worker: WorkerProcess, death: Death) -> str:
