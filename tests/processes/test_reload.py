@@ -219,11 +219,20 @@ def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_repla
     assert one.stop() == 0
 
 
-def test_a_server_whose_new_workers_cannot_boot_knows_what_those_before_know(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+@pytest.mark.parametrize(
+    ("app", "both"),
+    [("QmlApp()", ("default", "night", "images")), ("QmlApp(config=ServerConfig(queues=[]))", ())],
+    ids=["named", "all"],
+)
+def test_a_server_whose_new_workers_cannot_boot_knows_and_serves_what_those_before_do(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, app: str, both: tuple[str, ...]
 ) -> None:
-    added = "@app.job()\ndef added(): ...\n"
-    deploy(HEAD + VERSION.format(1))
+    version = Job.new("version", queue="night")
+    added = "@app.job(queue='images')\ndef added(): ...\n"
+    deploy(
+        f"from qml_mp import QmlApp, ServerConfig\napp = {app}\n"
+        "@app.job(queue='night')\ndef version():\n    return 1\n"
+    )
     one = living("-w", "1").start()
     # Imports wherever it is only looked at.
     deploy(
@@ -236,11 +245,13 @@ def test_a_server_whose_new_workers_cannot_boot_knows_what_those_before_know(
     wait_until(lambda: has_ended(storage), what=one.log)
     assert answer_in(storage).state is ReloadState.FAILED
     wait_until(lambda: storage.list_servers()[0].methods == ("version", "added"), what=one.log)
-    assert result_of(storage, "version") == 1
+    assert storage.list_servers()[0].queues == both
+    assert wait_for_state(storage, storage.enqueue(version), StateName.SUCCEEDED).result == 1
     deploy(HEAD + added)
     os.kill(one.worker_pids()[1], signal.SIGKILL)
     wait_until(lambda: storage.list_servers()[0].methods == ("added",), what=one.log)
-    wait_for_state(storage, enqueue(storage, "added"), StateName.SUCCEEDED)
+    assert storage.list_servers()[0].queues == ("default", "images")
+    wait_for_state(storage, storage.enqueue(Job.new("added", queue="images")), StateName.SUCCEEDED)
     assert one.stop() == 0
 
 

@@ -67,8 +67,10 @@ class Reload(Part):
         """Ids of the workers that the newest reload replaces."""
         self._facts: AppFacts | None = None
         """Of the newest code that was taken over; None: of none yet."""
-        self._old_methods: tuple[str, ...] | None = None
-        """What the code before knew, of which workers may be left; None: not known."""
+        self._queues: tuple[str, ...] = ()
+        """Those served for it."""
+        self._before = run.registration.says
+        """What was said before that, for the code of which workers may be left."""
         self._serves_both = False
         """No worker of the new code could boot, and some of the code before work on."""
 
@@ -169,7 +171,7 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
-        self._facts, self._old_methods = facts, self._run.registration.says.methods
+        self._facts, self._queues, self._before = facts, queues, self._run.registration.says
         self._serves_both = False
         self._run.registration.serve(queues, facts)
         self._declarations.declare(facts)
@@ -196,22 +198,22 @@ class Reload(Part):
             self._answer_with(state=ReloadState.DONE)
 
     def _serve_both(self) -> None:
-        """Say that the old code's methods are known, too: its workers run them on, and no other server is to
-        take their jobs for what nobody knows."""
-        new = None if self._facts is None else self._facts.methods
-        if self._facts is None or new is None or self._old_methods is None:
+        """Say that the old code's methods are known, too, and its queues served: its workers run them on, and
+        no other server is to take their jobs for what nobody knows."""
+        old = self._before
+        if self._facts is None or self._facts.methods is None or old.methods is None:
             return
         self._serves_both = True
-        self._serve(replace(self._facts, methods=tuple(dict.fromkeys((*self._old_methods, *new)))))
+        methods = _of_either(old.methods, self._facts.methods)
+        # Where none is named, all are served.
+        queues = _of_either(old.queues, self._queues) if old.queues and self._queues else ()
+        self._run.registration.serve(queues, replace(self._facts, methods=methods))
 
     def _watch_old_ones(self) -> None:
-        """Once none is left of the code before, the new one's methods alone are known."""
+        """Once none is left of the code before, the new one's methods and queues stand alone."""
         if self._serves_both and self._facts is not None and self._old.isdisjoint(self._ids()):
             self._serves_both = False
-            self._serve(self._facts)
-
-    def _serve(self, facts: AppFacts) -> None:
-        self._run.registration.serve(self._run.registration.says.queues, facts)
+            self._run.registration.serve(self._queues, self._facts)
 
     def _ids(self) -> frozenset[str]:
         return frozenset(worker.worker_id for worker in self._run.pool)
@@ -229,3 +231,7 @@ class Reload(Part):
         logger.error("%s, so the workers stay as they are. Mend it, and %s:\n%s", what, then, why)
         self._trouble = in_short(what, why)
         self._answer_with(state=ReloadState.REFUSED, why=f"{what}:\n{why}")
+
+
+def _of_either(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*old, *new)))
