@@ -4,6 +4,7 @@ between them say nothing."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 from traceback import StackSummary, TracebackException
 
@@ -11,6 +12,7 @@ from qml_mp.core.failure_kinds import OURS, TRACEBACK
 
 _LIBRARIES = tuple({os.path.join(prefix, "lib") for prefix in (sys.prefix, sys.base_prefix)})
 _INSTALLED = ("site-packages", "dist-packages")
+_NO_NAME = re.compile(r"cannot import name '(\w+)'")  # Python 3.12 has it as `name_from`
 _OF_IMPORTS = ("<frozen importlib", os.path.dirname(os.__file__) + "/importlib/")
 
 
@@ -24,14 +26,14 @@ def import_error_text(error: BaseException) -> str:
 
 def files_in_error(error: BaseException) -> set[str]:
     """Source files of the user's that the error names, such as one that is no Python; those in which a module
-    would be found that there is not."""
+    would be found that there is not, and the folder that would be one without `__init__.py`."""
     told = TracebackException.from_exception(error)
     files = {frame.filename for frame in told.stack}
     if isinstance(error, SyntaxError) and error.filename:
         files.add(error.filename)
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        files |= _places_of(error.name)
-    return {file for file in files if is_users(file)}
+    missing = _missing_module(error)
+    places = _places_of(missing) if missing else ()
+    return {*filter(is_users, files), *filter(_is_among_users, places)}
 
 
 def files_of_user() -> set[str]:
@@ -40,20 +42,32 @@ def files_of_user() -> set[str]:
     return {file for file in files if isinstance(file, str) and is_users(file)}
 
 
+def _missing_module(error: BaseException) -> str | None:
+    """What is missing may be no module, where it was to be imported from one."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name
+    if isinstance(error, ImportError) and error.name and (found := _NO_NAME.match(str(error))):
+        return f"{error.name}.{found[1]}"
+    return None
+
+
 def _places_of(module: str) -> set[str]:
     path = module.replace(".", os.sep)
-    ends = ".py", f"{os.sep}__init__.py"
+    ends = "", ".py", f"{os.sep}__init__.py"
     folders = [each for each in sys.path if isinstance(each, str)]  # what else there is, import passes over
     return {os.path.join(folder, path + end) for folder in folders for end in ends}
 
 
 def is_users(file: str) -> bool:
     """Whether the source file is; those of the standard library and of installed packages are not."""
+    return file.endswith(".py") and _is_among_users(file)
+
+
+def _is_among_users(path: str) -> bool:
     return (
-        file.endswith(".py")
-        and os.path.isabs(file)
-        and not file.startswith((OURS, *_LIBRARIES))
-        and not any(folder in file.split(os.sep) for folder in _INSTALLED)
+        os.path.isabs(path)
+        and not path.startswith((OURS, *_LIBRARIES))
+        and not any(folder in path.split(os.sep) for folder in _INSTALLED)
     )
 
 

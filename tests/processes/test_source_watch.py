@@ -159,6 +159,11 @@ def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
     wait_until(lambda: "No module named 'living_third'" in one.log())
     third.write_text("VERSION = 4444\n")  # which was not there
     wait_until(lambda: result_of(storage, "version") == 4444, what=one.log)
+    main.write_text(CODE.format(part="living_fourth.part"))
+    wait_until(lambda: "No module named 'living_fourth'" in one.log())
+    (tmp_path / "living_fourth").mkdir()  # without __init__.py
+    (tmp_path / "living_fourth" / "part.py").write_text("VERSION = 55555\n")
+    wait_until(lambda: result_of(storage, "version") == 55555, what=one.log)
     assert (before, meanwhile) == (1, 22)
     assert "so the workers stay as they are. Mend it, and save it:" in one.log()
     assert one.stop() == 0

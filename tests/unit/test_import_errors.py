@@ -32,6 +32,32 @@ def test_only_lines_of_the_user_are_shown(folder: Path) -> None:
     assert error.endswith("RuntimeError: no\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "made_before", "found_as"),
+    [
+        ("import missing_folder.part", None, "missing_folder"),
+        ("from missing_folder import part", None, "missing_folder"),
+        ("import missing_part.part", "missing_part", "missing_part/part.py"),
+        ("from missing_part import part", "missing_part", "missing_part/part.py"),
+        ("from missing_part import part", "missing_part/__init__.py", "missing_part/part.py"),
+    ],
+)
+def test_where_a_module_that_is_missing_would_be_found_is_told(
+    folder: Path, line: str, made_before: str | None, found_as: str
+) -> None:
+    name = "of_" + "".join(filter(str.isalnum, f"{line}{made_before}"))
+    (folder / f"{name}.py").write_text(line)
+    if made_before is not None:
+        made = folder / made_before
+        (made.parent if made.suffix else made).mkdir()
+        if made.suffix:
+            made.touch()
+
+    files = read_facts(probe(NamedProgram(spec=f"{name}:app"))).files
+
+    assert str(folder / found_as) in files
+
+
 def test_a_line_that_is_no_python_is_shown(folder: Path) -> None:
     (folder / "broken_syntax.py").write_text("app = (\n")
 
