@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,7 +68,8 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
 
     try:
         # With a factory of its own, the loop that the thread has set, and plain jobs ask for, stays set.
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        with _children_watched_in(runner.get_loop()), runner:
             return runner.run(main())
     except asyncio.CancelledError:
         if interruptions:
@@ -75,6 +79,31 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
         if interruptions:
             _put_behind(error, interruptions)
         raise
+
+
+@contextmanager
+def _children_watched_in(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Within the block, a child watcher that the program has set (until Python 3.14) serves this loop: of
+    itself it would only where the loop is set for the thread."""
+    import asyncio
+
+    watcher: Any = None
+    if sys.version_info < (3, 14) and threading.current_thread() is threading.main_thread():
+        watcher = getattr(asyncio.get_event_loop_policy(), "_watcher", None)  # to ask for it makes one
+    if watcher is None:
+        yield
+        return
+    before = getattr(watcher, "_loop", None)
+    _attach(watcher, loop)
+    try:
+        yield
+    finally:
+        _attach(watcher, None if before is None or before.is_closed() else before)
+
+
+def _attach(watcher: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+    with suppress(RuntimeError):  # of a child that a job has left: nobody is told of its end any more
+        watcher.attach_loop(loop)
 
 
 def _put_behind(error: BaseException, interruptions: list[BaseException]) -> None:
