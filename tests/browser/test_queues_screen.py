@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from qml_mp.core.job import Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
@@ -45,6 +45,53 @@ def test_a_queue_is_paused_and_resumed(page: Watched, site: Site, server: Server
     expect(shown.get_by_role("status")).to_have_text("images is resumed.")
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
     expect(row.locator("td[data-label=Enqueued]")).to_have_text("0")
+
+
+def test_a_change_that_is_answered_in_another_tab_holds_up_none_of_the_first(
+    page: Watched, site: Site
+) -> None:
+    names, shown = ("one", "two"), page.page
+    for name in names:
+        site.storage.enqueue(Job.new("nobody-has-this", queue=name))
+    page.open("/queues")
+
+    with shown.context.expect_page() as opened:
+        shown.get_by_role("button", name="Pause one").dblclick(modifiers=["ControlOrMeta"])
+    expect(opened.value.get_by_role("status")).to_contain_text("one is paused.")
+    opened.value.close()
+    shown.get_by_role("button", name="Pause two").click()
+
+    expect(shown.get_by_role("status")).to_contain_text("two is paused.")
+    acts = [(act.what, act.subject) for act in site.storage.list_acts(limit=50).acts]
+    assert [acts.count(("pause queue", name)) for name in names] == [1, 1]
+    assert {each.limit.name for each in site.storage.standings() if each.limit.paused} == {*names}
+    for name in names:
+        site.storage.set_paused(name, False)
+
+
+def test_a_change_that_waits_for_the_answer_to_another_one_is_told_as_not_sent(
+    page: Watched, site: Site
+) -> None:
+    for name in ("three", "four"):
+        site.storage.enqueue(Job.new("nobody-has-this", queue=name))
+    page.open("/queues")
+    shown, sent = page.page, list[Route]()
+
+    def stop(route: Route) -> None:
+        sent.append(route)
+        route.abort("aborted")  # as Escape does: no answer comes
+
+    shown.route("**/queues/pause", stop)
+
+    with shown.expect_event("requestfailed"):
+        shown.get_by_role("button", name="Pause three").click()
+    shown.get_by_role("button", name="Pause four").click()
+
+    expect(shown.get_by_role("alert")).to_contain_text("That was not sent")
+    site.storage.enqueue(Job.new("nobody-has-this", queue="four"))
+    expect(row_of(page, "four").locator("td[data-label=Enqueued]")).not_to_have_text("1")
+    expect(shown.get_by_role("alert")).to_contain_text("That was not sent")  # what is new does not hide it
+    assert len(sent) == 1
 
 
 def test_limits_are_set_shown_and_ended(page: Watched, site: Site) -> None:

@@ -201,19 +201,27 @@
   })
 
   // A change is sent once: while its answer is awaited, a second press would ask for a second change, and the
-  // answer to that would be the only one that is seen. Who has stopped the load may try again after a while.
+  // answer to that would be the only one that is seen. So none is sent then, unless the answer comes in another
+  // tab or window: then the same form alone has to wait. Who has stopped the load may try again after a while.
 
   const SENT_MS = 30000
-  let sentAt = -Infinity
+  let sent = { at: -Infinity }
+  let opensAnother = false // what was pressed last, by its modifiers
+
+  document.addEventListener("click", (event) => {
+    opensAnother = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey
+  })
 
   document.addEventListener("submit", (event) => {
     // not event.target.method: in one form a field has that name
     if (event.defaultPrevented || event.target.getAttribute("method") !== "post") return
-    if (event.timeStamp - sentAt < SENT_MS) event.preventDefault()
-    else sentAt = event.timeStamp
+    const isAwaited = event.timeStamp - sent.at < SENT_MS && (!sent.opensAnother || sent.form === event.target)
+    if (isAwaited) event.preventDefault()
+    else sent = { at: event.timeStamp, form: event.target, opensAnother }
+    document.getElementById("unsent").hidden = !isAwaited
   })
   window.addEventListener("pageshow", (event) => {
-    if (event.persisted) sentAt = -Infinity // back from the answer
+    if (event.persisted) sent = { at: -Infinity } // back from the answer
   })
 
   // Times.
