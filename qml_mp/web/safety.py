@@ -7,6 +7,7 @@ that says why, and what to do.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 import secrets
@@ -288,6 +289,8 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
 
 
 def _visit_cookie(request: Request) -> str:
-    """Its name. All pages of a host share it, and each takes what another has set there; but a browser lets
-    no page without TLS set, or see, one that was set with it."""
-    return f"qml_mp_visit_{'tls' if is_secure(request) else 'plain'}"
+    """Its name. All pages of a host that have this path share it, and each takes what another has set there;
+    but a browser lets no page without TLS set, or see, one that was set with it. Pages below get what was set
+    above them too: were the name the same, they would see one of the two cookies, and not their own."""
+    path = hashlib.sha256(cookie_path(request).encode()).hexdigest()[:8]
+    return f"qml_mp_visit_{'tls' if is_secure(request) else 'plain'}_{path}"

@@ -181,3 +181,20 @@ def test_under_whatever_path_people_sign_in_and_their_cookies_are_sent(file_url:
     for path in paths:  # a browser compares the two as they are written
         assert path is not None
         assert home.url.raw_path.decode().startswith(f"{path[1]}/")
+
+
+def test_pages_of_one_host_under_paths_of_which_one_is_within_the_other_take_their_own_forms(
+    file_url: str,
+) -> None:
+    """In two tabs of a browser, which sends the cookies of the outer path to both."""
+    with closing(open_storage(file_url)) as storage:
+        routes = [Mount("/jobs", dashboard(storage)), Mount("/", dashboard(storage))]
+        visitor = Visitor(Starlette(routes=routes))
+
+        tokens = {path: token_of(visitor.get(f"{path}/queues").text) for path in ("/jobs", "")}
+        answers = [
+            visitor.post(f"{path}/queues/pause", data={"name": "images", "page_token": token})
+            for path, token in tokens.items()
+        ]
+
+    assert [answer.status_code for answer in answers] == [303, 303]
