@@ -296,7 +296,7 @@ def test_keys_ask_first_and_then_do_it(busy: Storage) -> None:
 
     shown.on_key(Key.RETRY)
     assert shown.choice.asked is not None
-    assert shown.choice.asked.question == f"Retry thumb {failed} (ValueError)?"
+    assert shown.choice.asked.question == f"Retry thumb (ValueError) {failed}?"
     shown.on_key("n")
     assert (shown.choice.said, busy.job_counts()[StateName.FAILED]) == ("Nothing was changed.", 1)
     for key in (Key.RETRY, Key.YES):
@@ -389,6 +389,24 @@ def test_a_question_about_a_queue_leaves_room_for_its_answers_whatever_the_name(
     shown.on_key(Key.YES)
     assert foot().isprintable()
     assert foot().endswith("is paused.")
+
+
+@pytest.mark.parametrize(
+    ("key", "question"),
+    [(Key.CANCEL, "Cancel make_thumbnails 0"), (Key.RETRY, "Retry make_thumbnails (ValueError) 0")],
+)
+def test_a_question_about_a_job_leaves_room_for_its_answers(
+    busy: Storage, qml: Qml, key: Key, question: str
+) -> None:
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        connection.execute("UPDATE qml_jobs SET method = 'make_thumbnails'")
+    shown = Top(busy, retention=BY_DEFAULT)
+
+    shown.on_key(key)
+
+    foot = drawn(shown._sample, shown.choice, width=80, height=24)[-1]
+    assert foot.startswith(question)
+    assert foot.endswith(" y: yes, any other key: no")
 
 
 def test_a_storage_that_is_away_is_told_until_it_is_back(busy: Storage, qml: Qml) -> None:

@@ -22,6 +22,7 @@ from qml_mp.views.queues import QueueView, limit_in_words, oldest_in_words, up_t
 from qml_mp.views.servers import WorkerView
 from qml_mp.views.waiting import waiting_in_words, without_a_server
 
+_ANSWERS = " y: yes, any other key: no"
 _KEYS = "Tab list  ↑↓ choose  c cancel job  r retry job  p pause queue  q leave"
 _STYLES = {"busy": "cyan", "failed": "red", "awaiting_retry": "yellow", "paused": "yellow", "none": "red"}
 _STATES = (
@@ -74,7 +75,7 @@ def page(
         lines += _pane(table, choice, pane, rows, width=width, height=shares[pane])
     del lines[max(0, height - 1) :]
     lines += [Text("")] * (height - 1 - len(lines))
-    lines.append(_foot(choice))
+    lines.append(_foot(choice, width=width))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
@@ -104,9 +105,11 @@ def _warnings(sample: Sample) -> Sequence[str]:
     return [printable(line) for line in (*waits, *troubles)][:3]
 
 
-def _foot(choice: Choice) -> Text:
+def _foot(choice: Choice, *, width: int) -> Text:
     if choice.asked is not None:
-        return Text(f"{choice.asked.question} y: yes, any other key: no", style="bold reverse")
+        question = Text(choice.asked.question, style="bold reverse")
+        question.truncate(max(0, width - len(_ANSWERS)), overflow="ellipsis")
+        return question.append(_ANSWERS)
     return Text(printable(choice.said), style="bold") if choice.said else Text(_KEYS, style="dim")
 
 
@@ -221,5 +224,5 @@ def _retry(kind: FailureKind) -> Action | None:
         return None
     failed = "" if job.last_error is None else f" ({short(printable(job.last_error.type), 30)})"
     return Action(
-        key=Key.RETRY, job_id=job.id, question=f"Retry {short(printable(job.method), 20)} {job.id}{failed}?"
+        key=Key.RETRY, job_id=job.id, question=f"Retry {short(printable(job.method), 20)}{failed} {job.id}?"
     )
