@@ -31,6 +31,8 @@ _LONGEST_S = 10.0
 commit."""
 _REST = 9
 """After a read it rests so many times as long as that took, so that a slow storage is not kept busy by it."""
+_LONGEST_REST_S = 30.0
+"""So long at most: it may have been this process that stood still, and the page says "live" meanwhile."""
 _ERROR_S = 1.0
 _PATIENCE_S = 2.0
 """For one who waits until another has read; then an older answer will do, and leaves threads for pages."""
@@ -121,7 +123,8 @@ class Reads:
             return float("-inf")
         if found.error is not None:
             return found.read_at + found.took_s + _ERROR_S  # since it came: a silent storage takes seconds
-        pause_s = max(found.every_s * slowness, _REST * found.took_s)
+        rest_s = min(_REST * found.took_s, found.took_s + _LONGEST_REST_S)
+        pause_s = max(found.every_s * slowness, rest_s)
         return found.read_at + (max(_LONGEST_S, pause_s) if self._is_current(found) else pause_s)
 
     def _slowness(self) -> float:

@@ -108,6 +108,24 @@ def test_questions_that_would_cost_too_much_together_are_asked_less_often(
     assert sent <= 5 * 10 + 3 * len(questions)  # in ten seconds, and the first look of each
 
 
+def test_a_read_within_which_the_process_stood_still_is_made_again_half_a_minute_later(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    question = Question()
+
+    def stand_still() -> int:
+        clock.at += 60
+        return question()
+
+    reads.get("jobs", stand_still)
+    changes.version += 1
+    clock.at += 29
+    before = reads.get("jobs", question)  # the storage may be what was slow
+    clock.at += 1
+
+    assert (before, reads.get("jobs", question)) == (1, 2)
+
+
 def test_who_has_changed_something_reads_it_at_once(reads: Reads, clock: Clock) -> None:
     question = Question()
     reads.get("jobs", question)
