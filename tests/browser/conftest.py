@@ -19,7 +19,7 @@ from tests.browser.chromium import NoChromium, arguments, find_chromium
 from tests.browser.watching import TELLS_VIOLATIONS, WIDE, Watched, watching
 from tests.fresh_storage import fresh_url
 from tests.processes.harness import ROOT, Server, wait_until
-from tests.storage.helpers import open_patiently
+from tests.storage.helpers import open_patiently, patient_url
 from tests.until import PATIENCE_S
 from tests.warm import Process, launch
 
@@ -139,7 +139,7 @@ def servers(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
         def make(*flags: str, **environment: str) -> Server:
             folder = tmp_path_factory.mktemp("server")
-            server = Server(url=url, folder=folder, flags=flags, environment=environment)
+            server = Server(url=patient_url(url), folder=folder, flags=flags, environment=environment)
             stack.callback(server.clean_up)
             return server
 
@@ -151,7 +151,7 @@ def served(url: str, folder: Path, *flags: str) -> Iterator[str]:
     """Run `qml-mp web` within the block; where it is."""
     with (folder / "web.log").open("wb") as log, open(os.devnull, "rb") as nothing:
         process = launch(
-            [sys.executable, "-m", "qml_mp", "--url", url, "web", "--port", "0", *flags],
+            [sys.executable, "-m", "qml_mp", "--url", patient_url(url), "web", "--port", "0", *flags],
             cwd=folder, env=_environment(), stdin=nothing.fileno(), stdout=log.fileno(), stderr=log.fileno(),
         )  # fmt: skip
     try:

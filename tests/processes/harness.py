@@ -19,6 +19,7 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.journal import JOURNAL, Line, read_journal
+from tests.storage.helpers import patient_url
 from tests.until import PATIENCE_S as PATIENCE_S
 from tests.until import wait_until as wait_until
 from tests.warm import Process, launch
@@ -53,7 +54,7 @@ class Server:
     @property
     def storage(self) -> Storage:
         """A client's own view of the storage."""
-        return open_storage(self.url)
+        return open_storage(patient_url(self.url))
 
     @property
     def pid(self) -> int:

@@ -12,12 +12,11 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.state import StateName
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import Qml
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, open_patiently
 from tests.storage_rows import run_raw
 
 MakeServer = Callable[..., Server]
@@ -44,7 +43,7 @@ def make_copy(
         server = request.getfixturevalue("postgres_url")
         schemas.append(f"p_{uuid.uuid4().hex[:12]}")
         copy = in_schema(server, schemas[0])
-        with closing(open_storage(copy)) as made:
+        with closing(open_patiently(copy)) as made:
             made.migrate()
         for table in ("servers", "workers", "jobs"):
             run_raw(storage, f"INSERT INTO {schemas[0]}.{table} SELECT * FROM {{s}}{table}")
@@ -73,7 +72,7 @@ def test_a_server_on_a_copy_takes_over_the_jobs_there_and_ends_nothing_of_the_or
         (tmp_path / "gate").touch()
 
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
-        with closing(open_storage(copy)) as copied:
+        with closing(open_patiently(copy)) as copied:
             assert wait_for_state(copied, job_id, StateName.SUCCEEDED).claim_seq == 2
         assert two.stop() == 0
     finally:
@@ -91,7 +90,7 @@ def test_no_command_on_a_copy_finds_the_servers_of_the_original(
     one = server("-w", "1").start()
 
     copy = make_copy()
-    with closing(open_storage(copy)) as copied:
+    with closing(open_patiently(copy)) as copied:
         copied_rows = [row.process for row in copied.list_servers()]
         copied_rows += [row.process for row in copied.list_workers()]
     said = Qml(folder=tmp_path)("--url", copy, "stop", "--now")

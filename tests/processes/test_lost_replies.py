@@ -20,6 +20,7 @@ from qml_mp.storage.store import Storage
 from tests.postgres_cluster import throwaway_cluster
 from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.helpers import patient_url
 from tests.storage_rows import change_raw_job, hold_writes, pause_writes, run_raw
 
 APP = "tests.processes.apps_storage_faults:app"
@@ -64,7 +65,7 @@ def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_r
     place = urlsplit(cluster)
     with (
         FlakyProxy(str(place.hostname), place.port or 5432) as proxy,
-        closing(open_storage(cluster)) as storage,
+        closing(open_storage(patient_url(cluster))) as storage,
         closing(psycopg.connect(cluster, autocommit=True)) as admin,
         closing(psycopg.connect(cluster)) as holder,
     ):

@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.open import open_storage
 from tests.postgres_login import cluster_that_asks, url_of
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
@@ -41,7 +40,7 @@ def one(admin: psycopg.Connection, tmp_path: Path) -> Iterator[Server]:
 def test_a_server_whose_password_is_changed_waits_for_the_old_one_and_loses_nothing(
     one: Server, admin: psycopg.Connection, tmp_path: Path
 ) -> None:
-    with closing(open_storage(one.url)) as storage:
+    with closing(one.storage) as storage:
         job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
     wait_until(one.journal, what=one.log)
     pids = one.worker_pids()
@@ -52,7 +51,7 @@ def test_a_server_whose_password_is_changed_waits_for_the_old_one_and_loses_noth
     wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
     admin.execute(f"ALTER ROLE clerk PASSWORD '{PASSWORD}'")
 
-    with closing(open_storage(one.url)) as storage:
+    with closing(one.storage) as storage:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert (job.claim_seq, job.crashes) == (1, 0)
     assert one.worker_pids() == pids

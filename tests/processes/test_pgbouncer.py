@@ -12,7 +12,6 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.pgbouncer import PgBouncer, PgBouncerError, pgbouncer
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
@@ -37,7 +36,7 @@ def test_a_server_behind_a_pooler_runs_every_job_once_and_recovers(
     one = server("-w", "2", QML_MP_POLLING_INTERVAL="0.2")
     one.url = pooler.before(url)
     one.start(ready=2)
-    producer = open_storage(one.url)
+    producer = one.storage
     ids = producer.enqueue_many(Job.new("quick", {}) for _ in range(100))
     late_id = producer.enqueue(Job.new("quick", {}, delay=timedelta(seconds=0.5)))
     fatal_id = enqueue(producer, "spin")

@@ -62,8 +62,13 @@ def open_patiently(url: str, *, application_name: str = "qml-mp") -> Storage:
 
 
 def patient_url(url: str) -> str:
-    """With time to connect for a machine that is busy or stands still; PostgreSQL's must name a schema."""
-    return url.replace("schema=", f"connect_timeout={PATIENCE_S:.0f}&schema=")
+    """With time to connect for a machine that is busy or stands still. A schema stays what it names last."""
+    has_time = f"connect_timeout={PATIENCE_S:.0f}"
+    if not url.startswith("postgresql:") or has_time in url:
+        return url
+    if "schema=" in url:
+        return url.replace("schema=", f"{has_time}&schema=")
+    return f"{url}{'&' if '?' in url else '?'}{has_time}"
 
 
 def in_schema(server_url: str, schema: str) -> str:

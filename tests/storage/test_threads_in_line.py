@@ -50,6 +50,25 @@ def all_have_come(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+class HeldClock(SystemClock):
+    """Goes on once all have come, and then in pauses alone: else a machine that stands still right before the
+    first look at a deadline would have nobody pause."""
+
+    def __init__(self, all_have_come: threading.Event) -> None:
+        self._all_have_come = all_have_come
+        self._at: float | None = None
+
+    def monotonic(self) -> float:
+        assert self._all_have_come.wait(PATIENCE_S)
+        if self._at is None:
+            self._at = super().monotonic()
+        return self._at
+
+    def go_on(self) -> None:
+        """After a pause."""
+        self._at = None
+
+
 def failures(enqueue: Callable[[], Any]) -> list[type[BaseException] | None]:
     """What that came to in each of the threads."""
     with ThreadPoolExecutor(THREADS) as threads:
@@ -88,22 +107,16 @@ def test_threads_that_wait_while_another_one_waits_for_a_lock_in_vain_try_once(
     with closing(open_sqlite(path)) as first:
         first.migrate()
 
-    class OnceAllAreThere(SystemClock):
-        def monotonic(self) -> float:
-            assert all_have_come.wait(PATIENCE_S)
-            return super().monotonic()
-
     def noted(wait: waiting.StorageWait | None) -> None:
         paused.append(threading.get_ident())
         pause(wait)
+        clock.go_on()
 
     monkeypatch.setattr("qml_mp.storage.sqlite.connection.pause_before_next_try", noted)
-    patience = timedelta(seconds=5)  # else this process may stand still for all of it before the first pause
+    clock, patience = HeldClock(all_have_come), timedelta(seconds=1)
     with (
         closing(sqlite3.connect(path, isolation_level=None)) as other,
-        closing(
-            Storage(SqliteDatabase(str(path), clock=OnceAllAreThere(), busy_timeout=patience))
-        ) as storage,
+        closing(Storage(SqliteDatabase(str(path), clock=clock, busy_timeout=patience))) as storage,
     ):
         other.execute("BEGIN IMMEDIATE")
         failed = failures(lambda: storage.enqueue(Job.new("work")))
@@ -154,15 +167,11 @@ def test_coroutines_that_wait_for_a_thread_count_that_as_their_own_waiting(
     with closing(open_sqlite(path)) as first:
         first.migrate()
 
-    class OnceAllAreThere(SystemClock):
-        def monotonic(self) -> float:
-            assert all_have_come.wait(PATIENCE_S)
-            return super().monotonic()
-
     def noted(wait: waiting.StorageWait | None) -> None:
         if database.connection.running not in waited:
             waited.append(database.connection.running)
         pause(wait)
+        clock.go_on()
 
     async def main() -> list[object]:
         threads = LoopThreads("qml-mp: of a test")
@@ -173,7 +182,8 @@ def test_coroutines_that_wait_for_a_thread_count_that_as_their_own_waiting(
         return [type(end) for end in await asyncio.gather(*asked, return_exceptions=True)]
 
     monkeypatch.setattr("qml_mp.storage.sqlite.connection.pause_before_next_try", noted)
-    database = SqliteDatabase(str(path), clock=OnceAllAreThere(), busy_timeout=timedelta(seconds=1))
+    clock = HeldClock(all_have_come)
+    database = SqliteDatabase(str(path), clock=clock, busy_timeout=timedelta(seconds=1))
     with closing(sqlite3.connect(path, isolation_level=None)) as other, closing(Storage(database)) as storage:
         other.execute("BEGIN IMMEDIATE")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from tests.processes.harness import ROOT, wait_until
+from tests.storage.helpers import patient_url
 from tests.warm import Process, launch
 
 _TOKEN = re.compile(r'name="page_token" value="([0-9a-f]+)"')
@@ -51,7 +52,7 @@ def served(
     path = folder / "web.log"
     with path.open("wb") as log, open(os.devnull, "rb") as nothing:
         process = launch(
-            [sys.executable, *program, "--url", url, "web", "--port", "0", *flags],
+            [sys.executable, *program, "--url", patient_url(url), "web", "--port", "0", *flags],
             cwd=folder, env={**kept, "PYTHONPATH": str(ROOT), **(env or {})},
             stdin=nothing.fileno(), stdout=log.fileno(), stderr=log.fileno(),
         )  # fmt: skip

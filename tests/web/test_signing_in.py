@@ -302,7 +302,7 @@ def test_with_a_token_it_listens_beyond_loopback(file_url: str, tmp_path: Path) 
     env = {"QML_MP_WEB_TOKEN": TOKEN}
     with served(file_url, tmp_path, "--host", "0.0.0.0", env=env) as page:
         port = page.origin.rpartition(":")[2]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as visitor:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as visitor:
             assert visitor.get("/").status_code == 303
             assert visitor.get("/", headers={"Host": "evil.example"}).status_code == 421
 
