@@ -480,16 +480,23 @@ def test_a_reload_keeps_the_queues_that_were_asked_for(
     assert one.stop() == 0
 
 
+@pytest.fixture
+def env_file(deploy: Callable[[str], None], tmp_path: Path) -> Path:
+    """Of settings, empty; the code that is deployed loads it."""
+    file = tmp_path / ".env"
+    file.touch()
+    deploy(WITH_ENV_FILE.format(str(file)))
+    return file
+
+
 @pytest.mark.parametrize(
     ("text", "seen", "served"),
     [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail")), ("", None, ("default",))],
 )
 def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path,
+    living: MakeLiving, env_file: Path, storage: Storage,
     text: str, seen: str | None, served: tuple[str, ...],
 ) -> None:  # fmt: skip
-    env_file = tmp_path / ".env"
-    deploy(WITH_ENV_FILE.format(str(env_file)))
     env_file.write_text("QML_MP_QUEUES=default,old\n")
     one = living("-w", "1").start()
     assert storage.list_servers()[0].queues == ("default", "old")
@@ -504,11 +511,8 @@ def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
 
 
 def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+    living: MakeLiving, env_file: Path, storage: Storage
 ) -> None:
-    env_file = tmp_path / ".env"
-    deploy(WITH_ENV_FILE.format(str(env_file)))
-    env_file.touch()
     one = living("-w", "1").start()
     before = one.worker_pids()
     env_file.write_text("QML_MP_QUEUES=no good\n")
@@ -528,11 +532,8 @@ def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended
 
 
 def test_a_setting_that_is_written_wrong_in_a_changed_env_file_is_told_at_the_reload(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+    living: MakeLiving, env_file: Path, storage: Storage
 ) -> None:
-    env_file = tmp_path / ".env"
-    deploy(WITH_ENV_FILE.format(str(env_file)))
-    env_file.touch()
     one = living("-w", "1").start()
     env_file.write_text("QML_MP_QUEUS=mail\n")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from urllib.parse import urlencode
 from psycopg.errors import QueryCanceled
 
 from qml_mp import host
-from qml_mp.clock import SystemClock
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.target import parse_target
@@ -30,6 +34,7 @@ from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished, Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
+from qml_mp.supervisor.run import Run
 from tests.until import PATIENCE_S
 
 KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
@@ -165,6 +170,15 @@ def fork(action: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return pid
+
+
+@contextmanager
+def server_run(storage: Storage, *, clock: Clock) -> Iterator[Run]:
+    """The run of a server that has this storage."""
+    source = NamedProgram(spec="an:app")
+    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
+    with closing(run.pool):
+        yield run
 
 
 def register(storage: Storage, server_id: str, *worker_ids: str) -> None:

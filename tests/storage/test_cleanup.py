@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -12,19 +11,26 @@ from itertools import count, pairwise
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.clock import SystemClock
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.scheduler import CleanupLoop
 from qml_mp.supervisor.run import Run
 from tests import failpoints
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, claim_new, fetch, in_children, job_in, open_patiently
+from tests.storage.helpers import (
+    DONE,
+    KEEP,
+    claim_new,
+    fetch,
+    in_children,
+    job_in,
+    open_patiently,
+    server_run,
+)
 from tests.storage.test_exchange import before_query
 
 EXPIRED = 6
@@ -66,10 +72,7 @@ def clock() -> FastClock:
 
 @pytest.fixture
 def run(storage: Storage, clock: FastClock) -> Iterator[Run]:
-    """That of a server that has this storage."""
-    source = NamedProgram(spec="an:app")
-    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
-    with closing(run.pool):
+    with server_run(storage, clock=clock) as run:
         yield run
 
 

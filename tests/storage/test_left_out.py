@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.run import Run
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, in_an_hour, job_in
+from tests.storage.helpers import HOUR, in_an_hour, job_in, server_run
 from tests.storage.test_exchange import before_query
 from tests.unit.hand_clock import HandClock
 
@@ -84,10 +80,7 @@ def left_out(clock: HandClock) -> LeftOut:
 
 @pytest.fixture
 def run(storage: Storage, clock: HandClock) -> Iterator[Run]:
-    """That of a server that has this storage."""
-    source = NamedProgram(spec="an:app")
-    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
-    with closing(run.pool):
+    with server_run(storage, clock=clock) as run:
         yield run
 
 
