@@ -247,8 +247,8 @@ class PostgresConnection(ProcessConnection):
                     is_back = has_missed_table(missed) and self.schema.is_whole(link)
                 if is_back:
                     raise StorageUnreachable(
-                        f"The {self.where()} was not there at {what}, and is back now. Nothing was written; "
-                        "try again."
+                        f"The {self.where()} was not there at {what}, and is back now: "
+                        f"{missed.diag.message_primary}. Nothing was written; try again."
                     ) from problem
             raise
 
