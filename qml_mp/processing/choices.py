@@ -76,7 +76,7 @@ def _is_json(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_json, value))
     if isinstance(value, dict):
-        return all(map(_is_json, value.values()))
+        return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
     return value is None or isinstance(value, str | int | float)
 
 

@@ -58,7 +58,9 @@ def _plain(value: Any, depth: int) -> JsonValue:
         return {field.name: _plain(getattr(value, field.name), depth + 1) for field in fields}
     if isinstance(value, Mapping):
         return _object(value, depth)
-    if isinstance(value, list | tuple | AbstractSet):
+    if isinstance(value, AbstractSet):  # of the same set the same list, in every process
+        return sorted((_plain(item, depth + 1) for item in value), key=repr)
+    if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
     return _plain(in_python(value), depth + 1)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass, field, make_dataclass
@@ -77,6 +80,15 @@ class Start(Enum):
     TEXT = "2025-03-01"
     PAIR = (1, 2)
     LIST = [1, 2]  # noqa: RUF012 - likewise
+
+
+class Keys(Enum):
+    NUMBER = {1: 2}  # noqa: RUF012 - likewise
+    TEXT = {"1": 2}  # noqa: RUF012 - likewise
+
+
+class Roles(Enum):
+    STAFF = frozenset({"read", "write", "admin"})
 
 
 class Right(Flag):
@@ -180,6 +192,8 @@ class Framed(Measured):
         ([Start.TEXT, Start.PAIR], list[Start]),
         (Start.TEXT, Literal[Start.DAY, Start.TEXT]),
         (Start.DAY, Literal[Start.DAY]),
+        (Keys.TEXT, Keys),
+        (Roles.STAFF, Roles),
         (Right.READ | Right.WRITE, Right),
         ({Right.READ | Right.WRITE: 1, Right(0): 2, Right.READ: 3}, dict[Right, int]),
         ({Odd.OTHER: 1, Odd.TEXT: 2}, dict[Odd, int]),
@@ -289,6 +303,23 @@ def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, 
         to_json(value, hint, where="argument 'it'")
 
 
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_a_member_whose_value_is_a_set_is_read_where_sets_have_another_order(seed: str) -> None:
+    write = (
+        "import json; from qml_mp.processing.codec import to_json; from tests.unit.test_codec import Roles;"
+        "print(json.dumps(to_json(Roles.STAFF, Roles, where='it')))"
+    )
+
+    written = subprocess.run(
+        [sys.executable, "-c", write],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+
+    assert from_json(json.loads(written), Roles, where="it") is Roles.STAFF
+
+
 @pytest.mark.parametrize(
     ("value", "hint"),
     [
@@ -299,6 +330,7 @@ def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, 
         (Start.DAY, Literal[Start.DAY, Start.TEXT]),
         (Start.DAY, Literal[Start.DAY, "2025-03-01"]),
         ((Start.LIST,), tuple[Literal[Start.PAIR, Start.LIST], ...]),
+        (Keys.NUMBER, Keys),
     ],
 )
 def test_a_member_that_would_come_back_as_another_is_refused_as_argument_and_as_result(
