@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -12,13 +13,12 @@ from qml_mp.core.job import Claim
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import fetch
+from tests.storage.helpers import fetch, open_patiently
 from tests.until import wait_until
 
 PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FETCH = replace(fetch(worker="w-1", server="a#1"), registered=True)
-CLAIMER = "claimer"
 
 _T = TypeVar("_T")
 
@@ -51,8 +51,9 @@ def register(storage: Storage) -> None:
 class Claimer:
     """A worker that sends its claim from another thread, for tests that stop it on its way."""
 
-    def __init__(self, storage: Storage, raw: Raw) -> None:
-        self.storage = storage
+    def __init__(self, url: str, raw: Raw) -> None:
+        self._name = f"claimer {uuid.uuid4().hex}"  # others may claim on the same server at the same time
+        self.storage = open_patiently(url, application_name=self._name)
         self._raw = raw
         self._thread = ThreadPoolExecutor(1)
 
@@ -72,4 +73,4 @@ class Claimer:
 
     def _is_waiting(self) -> bool:
         waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
-        return bool(self._raw.run(waiting, CLAIMER))
+        return bool(self._raw.run(waiting, self._name))

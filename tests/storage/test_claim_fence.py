@@ -20,9 +20,9 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
-from tests.storage.claimer import CLAIMER, FETCH, Claimer, register
+from tests.storage.claimer import FETCH, Claimer, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, finish_and_fetch, open_patiently, patient_url, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, finish_and_fetch, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
@@ -83,7 +83,7 @@ def test_a_worker_that_was_removed_finishes_what_it_holds_and_gets_no_other(stor
 
 @pytest.fixture
 def claimer(url: str, raw: Raw) -> Iterator[Claimer]:
-    with closing(Claimer(open_patiently(url, application_name=CLAIMER), raw)) as made:
+    with closing(Claimer(url, raw)) as made:
         yield made
 
 

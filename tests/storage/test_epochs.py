@@ -16,9 +16,9 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Renewed
-from tests.storage.claimer import CLAIMER, FETCH, Claimer, register, worker
+from tests.storage.claimer import FETCH, Claimer, register, worker
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, finish_and_fetch, open_patiently, patient_url, present
+from tests.storage.helpers import DONE, finish_and_fetch, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
 HASTE = timedelta(seconds=0.3)
@@ -27,7 +27,7 @@ only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 @pytest.fixture
 def claimer(url: str, raw: Raw) -> Iterator[Claimer]:
-    with closing(Claimer(open_patiently(url, application_name=CLAIMER), raw)) as made:
+    with closing(Claimer(url, raw)) as made:
         yield made
 
 

@@ -108,6 +108,7 @@ def test_what_has_begun_is_over_when_asyncio_run_returns_though_its_coroutine_wa
     asyncio.run(main())
 
     assert ends == ["cancelled", "written"]
+    wait_until(lambda: not threads_left(), what="the end of the threads")
 
 
 def test_what_goes_on_for_a_cancelled_coroutine_takes_no_thread_of_the_loops_own_pool() -> None:
