@@ -21,8 +21,9 @@ class RefusedJobs:
         self.left_out = left_out or LeftOut(run.clock)
         """For the storage."""
 
-    def tell(self) -> bool:
-        """Tell of what was refused since the last call, each job once; whether anything was."""
+    def tell(self, *, is_certain: bool = True) -> bool:
+        """Tell of what was refused since the last call, each job once; whether anything was. If not certain,
+        what is left out no longer may have been undone since, which is no word that all works again."""
         refusals = self.left_out.take_refusals()
         for refusal in refusals:
             is_news = refusal.is_first and self._told < _MOST_TOLD
@@ -35,7 +36,7 @@ class RefusedJobs:
                     is_repeated=not is_news,
                 )
             )
-        if self._told and not self.left_out.ids:
+        if is_certain and self._told and not self.left_out.ids:
             self._told = 0
             self._run.events.emit(TryWorked(what=self._works))
         return bool(refusals)

@@ -22,7 +22,7 @@ class GivingBack:
 
     @property
     def unfinished(self) -> Collection[str]:
-        """The servers of which some job has been refused."""
+        """The servers of which some job has been refused, and may not have been given back since."""
         return list(self._unfinished)
 
     @property
@@ -42,9 +42,9 @@ class GivingBack:
         dead_workers: Collection[str] | None = None,
     ) -> int:
         """`Storage.reclaim_server` of all that can be given back; how many."""
-        refused = self._unfinished.setdefault(server_id, self._of(server_id))
+        refused = self._unfinished.get(server_id) or self._of(server_id)
         try:
-            return storage.reclaim_server(
+            count = storage.reclaim_server(
                 server_id,
                 silent_for=silent_for,
                 newest=newest,
@@ -53,24 +53,35 @@ class GivingBack:
                 retention=self._run.retention,
                 left_out=refused.left_out,
             )
-        finally:
-            refused.tell()
-            if not refused.left_out.ids:
-                del self._unfinished[server_id]
+        except BaseException:
+            # A job that was given back by then, and is left out no longer, is the dead server's again.
+            refused.tell(is_certain=False)
+            if refused.left_out.ids:
+                self._unfinished[server_id] = refused
+            raise
+        refused.tell()
+        if refused.left_out.ids:
+            self._unfinished[server_id] = refused
+        else:
+            self._unfinished.pop(server_id, None)
+        return count
 
     def requeue_stranded(
         self, storage: Storage, stale_before: datetime, *, spare_servers: Collection[str]
     ) -> int:
         """`Storage.requeue_stranded_jobs` likewise."""
         try:
-            return storage.requeue_stranded_jobs(
+            count = storage.requeue_stranded_jobs(
                 stale_before,
                 spare_servers=spare_servers,
                 retention=self._run.retention,
                 left_out=self._stranded.left_out,
             )
-        finally:
-            self._stranded.tell()
+        except BaseException:
+            self._stranded.tell(is_certain=False)
+            raise
+        self._stranded.tell()
+        return count
 
     def keep(self, server_ids: Collection[str]) -> None:
         """The others are none of its any more: somebody else has given back what was left of them."""

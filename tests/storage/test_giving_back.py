@@ -1,0 +1,64 @@
+"""Tests: what a server makes of the refused jobs of a dead one, over all its tries."""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+
+import pytest
+
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.errors import StorageUnavailable
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.giving_back import GivingBack
+from qml_mp.supervisor.run import Run
+from tests.storage.conftest import Raw
+from tests.storage.test_exchange import before_query
+from tests.storage.test_reclaim_refused import (
+    MINUTE,
+    assert_all_are_given_back_uncharged,
+    hold,
+    refuse,
+)
+from tests.unit.hand_clock import HandClock
+
+
+@pytest.mark.fault(75)
+def test_a_silent_servers_refused_job_is_remembered_whenever_an_outage_ends_the_next_try(
+    storage: Storage, raw: Raw, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = HandClock()
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url="unused", facts=AppFacts(), clock=clock)
+
+    def interrupt() -> None:
+        raise StorageUnavailable("no more")
+
+    for number in count(1):
+        raw.run("DELETE FROM {jobs}")
+        claims = hold(storage, raw, 2)
+        refuse(raw, claims[:1])
+        mine, is_through = GivingBack(run), False
+        assert mine.reclaim(storage, "server#1", silent_for=MINUTE) == 1
+        assert storage.list_servers() == []
+        raw.allow("jobs")
+        clock.seconds += 60
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            before_query(storage, number, interrupt, patched)
+            try:
+                mine.reclaim(storage, "server#1", silent_for=None)
+                is_through = True
+            except StorageUnavailable:
+                assert (len(storage.claims()), mine.unfinished) == (1, ["server#1"])
+                assert "are given back now" not in caplog.text
+        mine.reclaim(storage, "server#1", silent_for=None)
+        assert mine.unfinished == []
+        assert caplog.text.count("are given back now") == 1
+        assert_all_are_given_back_uncharged(storage, raw, claims)
+        if is_through:
+            break
+
+    run.pool.close()
+    assert number > 5
