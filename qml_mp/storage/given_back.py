@@ -8,6 +8,7 @@ from dataclasses import replace
 from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
+from qml_mp.errors import StorageError
 from qml_mp.storage.database import Database, Result, RowsRefused, Transaction
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.outcomes import write_change
@@ -44,14 +45,18 @@ def release_but_refused(
     """
     by_id, begun = {claim.job.id: claim for claim in claims}, _begun(claims)
     left_out.keep(by_id.keys())
-    resting = left_out.resting(by_id.keys())
+    # Each by tries of their own: where many are refused again and again, the others would never have one.
+    again, refused = left_out.due(), set(left_out.ids)
+    never_refused = [job_id for job_id in by_id if job_id not in refused]
 
     def release_these(job_ids: Sequence[str]) -> int:
         these = [by_id[job_id] for job_id in job_ids]
         return transaction.apart(lambda: _release(db, transaction, these, release, retention, begun=begun))
 
-    tried = [job_id for job_id in by_id if job_id not in resting]
-    return left_out.change(tried, release_these, is_refusal=lambda error: isinstance(error, RowsRefused))
+    def is_refusal(error: StorageError) -> bool:
+        return isinstance(error, RowsRefused)
+
+    return sum(left_out.change(each, release_these, is_refusal=is_refusal) for each in (never_refused, again))
 
 
 def _release(

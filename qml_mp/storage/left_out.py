@@ -79,18 +79,18 @@ class LeftOut:
         """Forget all others: there is nothing to change about them any more."""
         self._left = {job_id: left for job_id, left in self._left.items() if job_id in job_ids}
 
-    def resting(self, job_ids: Collection[str]) -> set[str]:
-        """Those of them that are not to be tried yet."""
+    def due(self) -> list[str]:
+        """Those whose pause is over, the longest over first: what is refused again comes last."""
         now = self._clock.monotonic()
-        return {each for each in job_ids if each in self._left and self._left[each].until > now}
+        over = [(left.until, job_id) for job_id, left in self._left.items() if left.until <= now]
+        return [job_id for _, job_id in sorted(over)]
 
     def change_again(
         self, change: Callable[[Sequence[str]], int], *, is_refusal: Callable[[StorageError], bool]
     ) -> int:
         """`change` for some of those whose pause is over; how many were changed. One that is not refused any
         more is forgotten, changed or not: if there is still something to change, it is among the others."""
-        tried = sorted(self._left.keys() - self.resting(self._left.keys()))[:_MOST_AGAIN]
-        return self.change(tried, change, is_refusal=is_refusal)
+        return self.change(sorted(self.due()[:_MOST_AGAIN]), change, is_refusal=is_refusal)
 
     def change(
         self,

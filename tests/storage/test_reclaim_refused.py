@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 
@@ -206,6 +207,28 @@ def test_where_many_are_refused_the_tries_are_bounded_and_the_next_turns_find_th
 
     assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[::2]}
     assert len(storage.list_servers()) == 1
+
+
+@pytest.mark.fault(75)
+@WAYS
+def test_however_rarely_they_are_tried_many_refused_jobs_do_not_keep_those_behind_them(
+    storage: Storage, raw: Raw, clock: HandClock, left_out: LeftOut, give_back: GiveBack
+) -> None:
+    claims = hold(storage, raw, 70)
+    refuse(raw, claims[:60])
+
+    for _ in range(9):
+        with suppress(StorageUnavailable):  # a silent server's, as long as some were not tried
+            give_back(storage, left_out)
+        clock.seconds += 360  # longer than any pause
+    assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[:60]}
+
+    raw.allow("jobs")
+    refuse(raw, claims[:30])
+    for _ in range(9):
+        give_back(storage, left_out)
+        clock.seconds += 360
+    assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[:30]}
 
 
 @pytest.mark.fault(75)
