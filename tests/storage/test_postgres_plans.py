@@ -441,6 +441,25 @@ def test_of_expired_jobs_that_are_to_be_told_yet_each_is_read_once(
     assert 100 <= _loops(calls) <= 125, plan
 
 
+@pytest.mark.parametrize(
+    "query", [QUERIES.jobs.delete_expired, QUERIES.jobs.expired], ids=["deleted", "looked for"]
+)
+def test_expired_jobs_that_are_left_out_are_each_looked_up_and_not_compared_with_each(
+    own_session: psycopg.Connection, postgres_url: str, query: str
+) -> None:
+    own_session.execute(f"UPDATE {OWN}.jobs SET state = 'succeeded', expires_at = created_at")
+    own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
+    oldest = own_session.execute(f"SELECT id FROM {OWN}.jobs ORDER BY expires_at LIMIT 5000").fetchall()
+
+    spared = [row[0] for row in oldest]
+    plan = explained(
+        own_session, postgres_url, query, {"limit": 25, "spared": spared}, generic=True, schema=OWN
+    )
+
+    assert_only_heads_are_read(plan, "jobs_expiry")
+    assert any("hashed SubPlan" in line for line in plan), plan
+
+
 @pytest.mark.parametrize("is_counted", [True, False], ids=["as the planner knows", "new to the planner"])
 @pytest.mark.parametrize(
     ("query", "bound", "table", "rows", "index"),

@@ -91,8 +91,10 @@ _EXPIRED: Final = """
          WHERE c.job_id = j.id AND c.due_at > now() - interval '1 day' LIMIT 1) IS NULL
 """
 
+# Not `<> ALL`, which compares each of those spared with each: they may be thousands, and are the oldest.
 _EXPIRED_FIRST: Final = f"""
-    SELECT j.id FROM {{s}}.jobs AS j WHERE {_EXPIRED} AND j.id <> ALL(%(spared)s::text[])
+    SELECT j.id FROM {{s}}.jobs AS j
+    WHERE {_EXPIRED} AND j.id NOT IN (SELECT unnest(%(spared)s::text[]))
     ORDER BY j.expires_at LIMIT %(limit)s
 """
 
