@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -391,6 +392,37 @@ def test_a_silent_peers_job_that_is_refused_keeps_none_of_its_others_and_is_trie
 
     assert one.storage.get(one.job_id).state_name is StateName.ENQUEUED  # type: ignore[union-attr]
     assert one.loop.failing_since is None
+
+
+@pytest.mark.fault(75)
+def test_a_dead_neighbours_refused_job_is_tried_again_after_its_row_went_for_its_silence(
+    pair: MakePair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        dead = host.identity(process.pid)
+        process.kill()
+    one = pair(dead, dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
+    loop = NeighbourLoop(one.run, judging=one.loop._judging, neighbours=NoNeighbours())  # type: ignore[arg-type]
+    [path] = tmp_path.glob("*.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE UPDATE ON qml_jobs BEGIN SELECT RAISE(ABORT, 'not this'); END"
+        )
+        loop.tick(one.storage)
+        assert PEER in {server.id for server in one.storage.list_servers()}
+        one.judge_beats_for(60)
+        assert PEER not in {server.id for server in one.storage.list_servers()}
+        loop.tick(one.storage)
+        assert not has_been_given_back(one)
+        assert "are given back now" not in caplog.text
+        connection.execute("DROP TRIGGER no")
+
+    one.clock.passes(60)
+    loop.tick(one.storage)
+
+    assert has_been_given_back(one)
+    assert caplog.text.count("are given back now") == 1
 
 
 @pytest.mark.fault(75)

@@ -66,7 +66,9 @@ class HeartbeatLoop(Loop):
         reading = read_clock(storage, self._run)
         self._judging.renew(reading)
         sooner = self._judge_peers(storage, reading) if heard.servers > 1 else None
-        self._give_back_rest(storage)
+        if self._giving_back.unfinished:
+            registered = {server.id for server in storage.list_servers()}
+            _give_back_rest(storage, self._run, self._giving_back, registered, was_silent=True)
         return sooner
 
     def _judge_peers(self, storage: Storage, reading: Reading) -> timedelta | None:
@@ -121,26 +123,7 @@ class HeartbeatLoop(Loop):
             judge=self._run.registration.id,
             dead_workers=dead_workers,
         )
-        self._note_reclaimed(peer.id, count)
-
-    def _give_back_rest(self, storage: Storage) -> None:
-        """What was refused, of peers that are in no registry any more. One that is may have been heard again,
-        and is judged like all others."""
-        unfinished = self._giving_back.unfinished
-        if not unfinished:
-            return
-        registered = {server.id for server in storage.list_servers()}
-
-        def reclaim(server_id: str) -> None:
-            count = self._giving_back.reclaim(storage, server_id, silent_for=None)
-            self._note_reclaimed(server_id, count)
-
-        each_by_itself([each for each in unfinished if each not in registered], reclaim)
-
-    def _note_reclaimed(self, server_id: str, count: int) -> None:
-        if count:
-            self._run.events.emit(JobsReclaimed(jobs=count, server_id=server_id, was_silent=True))
-            self._run.pool.wake_idle()
+        _note_reclaimed(self._run, peer.id, count, was_silent=True)
 
 
 class NeighbourLoop(Loop):
@@ -180,7 +163,6 @@ class NeighbourLoop(Loop):
             told=self._kills.keys(),
             giving_back=self._giving_back,
         )
-        self._giving_back.keep({server.id for server in servers})
         self._note_kills(reclaimed.unkilled, servers)
         recovered = reclaimed.jobs
         if self._judging is None or self._judging.may_judge_by_age:
@@ -188,6 +170,8 @@ class NeighbourLoop(Loop):
         if recovered:
             self._run.pool.wake_idle()
         self._neighbours.tell(reclaimed.left)
+        registered = {server.id for server in servers}
+        _give_back_rest(storage, self._run, self._giving_back, registered, was_silent=False)
         if not reclaimed.left:
             return self._giving_back.next_in
         if leaving:
@@ -208,6 +192,25 @@ class NeighbourLoop(Loop):
             return 0
         self._look_at_ages_at = now + self._run.config.stale_processing_after.total_seconds() / _LOOKS_AT_AGES
         return release_stranded_jobs(storage, self._run, self._silences, giving_back=self._giving_back)
+
+
+def _give_back_rest(
+    storage: Storage, run: Run, giving_back: GivingBack, registered: Collection[str], *, was_silent: bool
+) -> None:
+    """What was refused, of servers that are in no registry any more: their silence has cost them their rows,
+    or somebody else has given back what was left. One that is in it is judged like all others."""
+
+    def reclaim(server_id: str) -> None:
+        count = giving_back.reclaim(storage, server_id, silent_for=None)
+        _note_reclaimed(run, server_id, count, was_silent=was_silent)
+
+    each_by_itself([each for each in giving_back.unfinished if each not in registered], reclaim)
+
+
+def _note_reclaimed(run: Run, server_id: str, count: int, *, was_silent: bool) -> None:
+    if count:
+        run.events.emit(JobsReclaimed(jobs=count, server_id=server_id, was_silent=was_silent))
+        run.pool.wake_idle()
 
 
 def _go_on_as_another(storage: Storage, run: Run) -> None:

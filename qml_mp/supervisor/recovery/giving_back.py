@@ -83,13 +83,6 @@ class GivingBack:
         self._stranded.tell()
         return count
 
-    def keep(self, server_ids: Collection[str]) -> None:
-        """The others are none of its any more: somebody else has given back what was left of them."""
-        for server_id in self._unfinished.keys() - server_ids:
-            refused = self._unfinished.pop(server_id)
-            refused.left_out.keep(())
-            refused.tell()
-
     def _of(self, server_id: str) -> RefusedJobs:
         return RefusedJobs(
             self._run,
