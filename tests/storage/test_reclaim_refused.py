@@ -12,6 +12,7 @@ import pytest
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.database import RowsRefused
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.store import Storage
 from tests import failpoints
@@ -207,6 +208,51 @@ def test_where_many_are_refused_the_tries_are_bounded_and_the_next_turns_find_th
 
     assert {claim.key for claim in storage.claims()} == {claim.key for claim in claims[::2]}
     assert len(storage.list_servers()) == 1
+
+
+@pytest.mark.fault(75)
+@WAYS
+def test_on_postgresql_a_job_that_would_be_refused_at_the_commit_keeps_no_others_either(
+    storage: Storage, raw: Raw, left_out: LeftOut, give_back: GiveBack
+) -> None:
+    if raw.is_sqlite:
+        pytest.skip("its deferred foreign keys are checked at the commit alone")
+    bad, good = hold(storage, raw, 2)
+    refuse(raw, [bad])
+    raw.allow("jobs")  # what it has called is there still
+    function = f"{raw.name('jobs').partition('.')[0]}.no()"
+    raw.run(
+        "CREATE CONSTRAINT TRIGGER no AFTER UPDATE ON {jobs} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+        f" WHEN (OLD.id = '{bad.job.id}') EXECUTE FUNCTION {function}"
+    )
+
+    assert give_back(storage, left_out) == 1
+
+    assert left_out.ids == [bad.job.id]
+    assert [claim.key for claim in storage.claims()] == [bad.key]
+    assert present(storage, good).state_name is StateName.ENQUEUED
+
+
+def test_on_postgresql_what_is_written_apart_is_checked_and_what_comes_after_it_may_still_defer(
+    storage: Storage, raw: Raw
+) -> None:
+    if raw.is_sqlite:
+        pytest.skip("its deferred foreign keys are checked at the commit alone")
+    theirs = f"{raw.name('jobs').partition('.')[0]}.theirs"
+    raw.run(f"CREATE TABLE {theirs} (id int PRIMARY KEY, of int REFERENCES {theirs} INITIALLY DEFERRED)")
+
+    with storage._db.transaction("writing", pipelined=False) as transaction:
+        for first in (1, 3):
+
+            def write(first: int = first) -> None:
+                transaction.run(f"INSERT INTO {theirs} VALUES ({first}, {first + 1})", {})
+                transaction.run(f"INSERT INTO {theirs} VALUES ({first + 1}, NULL)", {})
+
+            transaction.apart(write)
+        with pytest.raises(RowsRefused):
+            transaction.apart(lambda: transaction.run(f"INSERT INTO {theirs} VALUES (5, 6)", {}))
+
+    assert raw.run(f"SELECT count(*) FROM {theirs}") == [(4,)]
 
 
 @pytest.mark.fault(75)

@@ -30,6 +30,10 @@ def apart(run: Callable[[str], Result], write: Callable[[], _T]) -> _T:
     run("SAVEPOINT qml_mp_apart")
     try:
         written = write()
+        # A deferred one would refuse all at the commit. Undone, so that what comes next may defer again.
+        run("SAVEPOINT qml_mp_checked")
+        run("SET CONSTRAINTS ALL IMMEDIATE")
+        run("ROLLBACK TO SAVEPOINT qml_mp_checked")
         run("RELEASE SAVEPOINT qml_mp_apart").rows()  # waits for the replies to what was written
     except psycopg.Error as error:
         if not refuses_rows(error):
