@@ -255,6 +255,42 @@ def test_a_server_whose_new_workers_cannot_boot_knows_and_serves_what_those_befo
     assert one.stop() == 0
 
 
+def test_after_two_reloads_that_replace_nobody_the_first_code_is_known_and_served_yet(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    boots, boot = tmp_path / "boots", tmp_path / "boot"
+    code = HEAD + "@app.job(queue='{0}')\ndef of_{0}():\n    return '{0}'\n"
+    deploy(code.format("first"))
+    one = living("-w", "1").start()
+    before = one.worker_pids()
+    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
+    deploy(gate + "    raise MemoryError('of the second code')\n" + code.format("second"))
+    one.signal(signal.SIGHUP)
+    wait_until(boots.exists, what=one.log)
+    deploy(
+        f"import setproctitle\nif {IS_WORKER}:\n    raise MemoryError('of the third code')\n"
+        + code.format("third")
+    )
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
+    boot.touch()
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert "of the third code" in (answer_in(storage).why or "")
+    assert one.worker_pids() == before
+    all_three = "of_first", "of_second", "of_third"
+    wait_until(lambda: storage.list_servers()[0].methods == all_three, what=one.log)
+    assert storage.list_servers()[0].queues == ("default", "first", "second", "third")
+    job_id = storage.enqueue(Job.new("of_first", queue="first"))
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == "first"
+    deploy(code.format("third"))
+    os.kill(before[1], signal.SIGKILL)
+    wait_until(lambda: storage.list_servers()[0].methods == ("of_third",), what=one.log)
+    assert storage.list_servers()[0].queues == ("default", "third")
+    assert one.stop() == 0
+
+
 def test_two_reloads_in_a_row_end_with_the_newest_code(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:

@@ -19,6 +19,7 @@ from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
+from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.run import Run
 from qml_mp.units import format_duration
 
@@ -35,6 +36,33 @@ class NewCode:
     """Reload by itself when a source file changes after this instant; None: when asked."""
     files: Collection[str] = ()
     """The source files of the code that runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server says that code of it gives."""
+
+    queues: tuple[str, ...]
+    """None named: all."""
+    methods: tuple[str, ...] | None
+    """None: not known."""
+
+    @classmethod
+    def by(cls, registration: ServerRegistration) -> Served:
+        """As it is said now."""
+        return cls(queues=registration.says.queues, methods=registration.says.methods)
+
+    def and_of(self, newer: Served) -> Served:
+        """What workers of either code do."""
+        known = self.methods is not None and newer.methods is not None
+        return Served(
+            queues=_of_either(self.queues, newer.queues) if self.queues and newer.queues else (),
+            methods=_of_either(self.methods or (), newer.methods or ()) if known else None,
+        )
+
+
+def _of_either(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*old, *new)))
 
 
 class Reload(Part):
@@ -69,8 +97,8 @@ class Reload(Part):
         """Of the newest code that was taken over; None: of none yet."""
         self._queues: tuple[str, ...] = ()
         """Those served for it."""
-        self._before = run.registration.says
-        """What was said before that, for the code of which workers may be left."""
+        self._before = Served.by(run.registration)
+        """What was said before that: of all code before of which workers may be left."""
         self._serves_both = False
         """No worker of the new code could boot, and some of the code before work on."""
 
@@ -171,7 +199,10 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
-        self._facts, self._queues, self._before = facts, queues, self._run.registration.says
+        said = Served.by(self._run.registration)
+        # Those whom the reload before was to replace are there yet: it says nothing of their code.
+        self._before = said if self._old.isdisjoint(self._ids()) else self._before.and_of(said)
+        self._facts, self._queues = facts, queues
         self._serves_both = False
         self._run.registration.serve(queues, facts)
         self._declarations.declare(facts)
@@ -200,14 +231,11 @@ class Reload(Part):
     def _serve_both(self) -> None:
         """Say that the old code's methods are known, too, and its queues served: its workers run them on, and
         no other server is to take their jobs for what nobody knows."""
-        old = self._before
-        if self._facts is None or self._facts.methods is None or old.methods is None:
+        if self._facts is None or self._facts.methods is None or self._before.methods is None:
             return
         self._serves_both = True
-        methods = _of_either(old.methods, self._facts.methods)
-        # Where none is named, all are served.
-        queues = _of_either(old.queues, self._queues) if old.queues and self._queues else ()
-        self._run.registration.serve(queues, replace(self._facts, methods=methods))
+        both = self._before.and_of(Served(queues=self._queues, methods=self._facts.methods))
+        self._run.registration.serve(both.queues, replace(self._facts, methods=both.methods))
 
     def _watch_old_ones(self) -> None:
         """Once none is left of the code before, the new one's methods and queues stand alone."""
@@ -231,7 +259,3 @@ class Reload(Part):
         logger.error("%s, so the workers stay as they are. Mend it, and %s:\n%s", what, then, why)
         self._trouble = in_short(what, why)
         self._answer_with(state=ReloadState.REFUSED, why=f"{what}:\n{why}")
-
-
-def _of_either(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*old, *new)))
