@@ -40,6 +40,37 @@ def work():
         time.sleep(0.01)
 """
 
+# Worker 2 stops the supervisor before worker 1 is ready. The first time it cannot boot, once that has a job.
+TWO_APP = """
+import os, pathlib, signal, time
+import setproctitle
+from qml_mp import QmlApp
+from tests.processes.harness import is_stopped
+from tests.until import wait_at
+
+folder = pathlib.Path(__file__).parent
+title = setproctitle.getproctitle()
+if title.startswith("qml-mp: worker 1"):
+    wait_at(folder / "stopped")
+if title.startswith("qml-mp: worker 2") and not (folder / "stopped").exists():
+    os.kill(os.getppid(), signal.SIGSTOP)
+    while not is_stopped(os.getppid()):
+        time.sleep(0.002)
+    (folder / "stopped").touch()
+    wait_at(folder / "begun")
+    (folder / "dies").write_text(str(os.getpid()))
+    raise MemoryError
+app = QmlApp()
+
+@app.job()
+def work():
+    fresh = folder / "begun.new"
+    fresh.write_text(str(os.getpid()))
+    fresh.rename(folder / "begun")
+    wait_at(folder / "gate")
+    return os.getpid()
+"""
+
 
 def test_a_worker_is_replaced_after_its_number_of_jobs(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", "--max-jobs", "1").start()
@@ -186,6 +217,26 @@ def test_a_later_worker_above_the_soft_limit_works_also_where_the_first_ones_wer
     (tmp_path / "gate").touch()
     assert wait_for_state(storage, first_id, StateName.SUCCEEDED).crashes == 1
     wait_for_state(storage, enqueue(storage, "work"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def test_a_first_worker_that_cannot_boot_ends_no_server_whose_other_one_has_a_job_in_hand_unseen(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    begun, gate, dies = (tmp_path / name for name in ("begun", "gate", "dies"))
+    (tmp_path / "two_app.py").write_text(TWO_APP)
+    job_id = enqueue(storage, "work")
+    one = server("-w", "2", app="two_app:app", PYTHONPATH=str(tmp_path)).start(ready=None)
+    wait_until(lambda: dies.exists() and is_stopped(one.pid) and begun.exists(), what=one.log)
+    wait_until(lambda: is_gone(int(dies.read_text() or "0")), what=one.log)
+
+    one.signal(signal.SIGCONT)
+
+    wait_until(lambda: "exited with code 3" in one.log(), what=one.log)
+    gate.touch()
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.result) == (1, int(begun.read_text()))
+    wait_until(lambda: len(one.worker_pids()) == 2, what=one.log)
     assert one.stop() == 0
 
 

@@ -96,11 +96,9 @@ class WorkerPool(Part):
             if worker.is_ready:
                 if worker.last.used_up and not worker.leaving:
                     self.replacing.ask_for(worker.worker_id)
-            elif worker.has_booted:
-                self._note_ready(worker)
-            else:
+            elif not worker.has_booted:
                 worker.end_slow_boot(now, limit=self._spec.config.boot_timeout)
-        self._let_predecessors_go()
+        self._note_booted()
         if has_one_missed_wake:
             self.wake_idle()
         self._oom.look()
@@ -157,8 +155,10 @@ class WorkerPool(Part):
 
     def reap(self, *, stopping: bool = False) -> list[Death]:
         """Those that have died. `stopping`: the server is, and that is what a SIGTERM was for."""
-        reaped = ((worker, worker.reap(self._clock.monotonic(), stopping=stopping)) for worker in self)
-        return [self._remove(worker, process) for worker, process in reaped if process is not None]
+        now = self._clock.monotonic()
+        reaped = {worker: worker.reap(now, stopping=stopping) for worker in self}
+        self._note_booted()
+        return [self._remove(worker, process) for worker, process in reaped.items() if process is not None]
 
     def wake_idle(self, jobs: int = MANY_JOBS) -> None:
         """Tell idle workers that there may be work, at most so many of them as there are jobs, unless claims
@@ -209,10 +209,15 @@ class WorkerPool(Part):
     def _configure(self, **changes: Any) -> None:
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
 
-    def _note_ready(self, worker: WorkerProcess) -> None:
-        replaces = self.replacing.predecessor_of(worker.worker_id)
-        self.boots.succeeded(worker.worker_id)
-        self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
+    def _note_booted(self) -> None:
+        """Note who has become ready; also before deaths are judged: one that has died in its first job had
+        booted, and for another that could not boot no start is refused that has a job in hand by now."""
+        for worker in self:
+            if not worker.is_ready and worker.has_booted:
+                replaces = self.replacing.predecessor_of(worker.worker_id)
+                self.boots.succeeded(worker.worker_id)
+                self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
+        self._let_predecessors_go()
 
     def _replace_next(self) -> None:
         """One at a time, and only while all that there should be are ready: so there is at most one process
@@ -290,9 +295,6 @@ class WorkerPool(Part):
         now = self._clock.monotonic()
         old, stack = self._predecessor_of(worker), worker.last_stack()
         left = worker.channels.tickets.take_all()
-        if worker.has_booted and not worker.is_ready:
-            self._note_ready(worker)  # it died in its first job, before anybody looked
-            self._let_predecessors_go()
         del self._workers[worker.worker_id]
         worker.close()
         self.totals.part_from(worker.worker_id)
