@@ -375,6 +375,28 @@ def test_newer_code_is_held_against_the_memory_limit_though_a_worker_of_the_code
     assert one.stop() == 0
 
 
+def test_code_that_is_taken_over_during_the_first_boot_is_held_against_the_memory_limit(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    boots, boot = tmp_path / "boots", tmp_path / "boot"
+    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
+    deploy(gate + HEAD + VERSION.format(1))
+    one = living("-w", "1", "--max-memory", "150MiB").start(ready=None)
+    wait_until(boots.exists, what=one.log)
+    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(2))
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "Replacing the workers" in one.log(), what=one.log)
+    boot.touch()
+    wait_until(lambda: has_ended(storage), what=one.log)
+    answer = answer_in(storage)
+    assert (answer.state, answer.replaced) == (ReloadState.FAILED, 0)
+    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
+    assert result_of(storage, "version") == 1
+    assert one.stop() == 0
+
+
 def test_a_server_that_is_reloaded_while_it_stops_stops(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
 ) -> None:

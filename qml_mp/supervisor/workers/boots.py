@@ -73,8 +73,8 @@ class Boots:
         """New code is about to be tried: should the error be the same again, it is told again. `booting` are
         the ids of workers that have read the code before."""
         self._of_code_before.update(booting)
+        self._is_anew = True
         if self.was_ever_ready:
-            self._is_anew = True
             self.error = None
 
     def memory_limit(self, config: ServerConfig) -> int | None:
