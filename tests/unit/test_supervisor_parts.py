@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from qml_mp.app import QmlApp
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.clock import Clock
+from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
@@ -37,6 +39,8 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
+from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.guardian import Guardian
@@ -53,7 +57,7 @@ from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
 from tests.unit.processor_case import claim_of, processor_of
-from tests.unit.stand_ins import stand_in
+from tests.unit.stand_ins import stand_in, stand_in_of
 from tests.until import PATIENCE_S
 
 SOURCE = NamedProgram(spec="an:app")
@@ -242,6 +246,28 @@ def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> N
     Reload(run, source, new_code=NewCode(), declarations=declarations).begin()
 
     assert (before, declarations.due_at()) == (float("inf"), 0)
+
+
+@pytest.mark.parametrize("wants", [{"wants_failures": True}, {"traces": True}], ids=str)
+def test_while_new_workers_cannot_boot_those_of_the_code_before_are_woken_for_the_calls_that_it_wants(
+    run_of: MakeRun, wants: dict[str, Any]
+) -> None:
+    run = run_of(1)
+    run.registration.serve(("default",), AppFacts(methods=("old",), **wants))
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
+    calls, due = FailureCallLoop(run), []
+
+    with stand_in_of(run):
+        reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
+        reload._take_over(AppFacts(methods=("new",)))
+        due.append(calls.due_at() < NEVER)
+        run.pool.boots.error = "MemoryError"
+        reload.turn()
+        due.append(calls.due_at() < NEVER)
+    reload.turn()
+    due.append(calls.due_at() < NEVER)
+
+    assert due == [False, True, False]
 
 
 def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeRun) -> None:

@@ -46,11 +46,28 @@ class Served:
     """None named: all."""
     methods: tuple[str, ...] | None
     """None: not known."""
+    wants_failures: bool
+    traces: bool
 
     @classmethod
     def by(cls, registration: ServerRegistration) -> Served:
         """As it is said now."""
-        return cls(queues=registration.says.queues, methods=registration.says.methods)
+        return cls(
+            queues=registration.says.queues,
+            methods=registration.says.methods,
+            wants_failures=registration.wants_failures,
+            traces=registration.traces,
+        )
+
+    @classmethod
+    def of(cls, facts: AppFacts, *, queues: tuple[str, ...]) -> Served:
+        """By this code alone."""
+        return cls(
+            queues=queues,
+            methods=facts.methods,
+            wants_failures=facts.wants_failures,
+            traces=facts.traces,
+        )
 
     def and_of(self, newer: Served) -> Served:
         """What workers of either code do."""
@@ -58,6 +75,8 @@ class Served:
         return Served(
             queues=_of_either(self.queues, newer.queues) if self.queues and newer.queues else (),
             methods=_of_either(self.methods or (), newer.methods or ()) if known else None,
+            wants_failures=self.wants_failures or newer.wants_failures,
+            traces=self.traces or newer.traces,
         )
 
 
@@ -230,12 +249,15 @@ class Reload(Part):
 
     def _serve_both(self) -> None:
         """Say that the old code's methods are known, too, and its queues served: its workers run them on, and
-        no other server is to take their jobs for what nobody knows."""
+        no other server is to take their jobs for what nobody knows. So are its calls for failed jobs made."""
         if self._facts is None or self._facts.methods is None or self._before.methods is None:
             return
         self._serves_both = True
-        both = self._before.and_of(Served(queues=self._queues, methods=self._facts.methods))
-        self._run.registration.serve(both.queues, replace(self._facts, methods=both.methods))
+        both = self._before.and_of(Served.of(self._facts, queues=self._queues))
+        facts = replace(
+            self._facts, methods=both.methods, wants_failures=both.wants_failures, traces=both.traces
+        )
+        self._run.registration.serve(both.queues, facts)
 
     def _watch_old_ones(self) -> None:
         """Once none is left of the code before, the new one's methods and queues stand alone."""
