@@ -111,8 +111,9 @@ ProgramSource = NamedProgram | LoadedProgram | PickledProgram
 
 
 def is_in_memory(source: ProgramSource) -> bool:
-    """Whether what this process forks finds the program as it is here, and no new code."""
-    return isinstance(source, LoadedProgram) or (isinstance(source, NamedProgram) and source.is_imported)
+    """Whether what this process forks finds the program as it is here, and no new code: one by value is as
+    its host has sent it, whatever becomes of modules that it needs."""
+    return source.is_imported if isinstance(source, NamedProgram) else True
 
 
 def import_named(spec: str) -> object:

@@ -15,6 +15,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from qml_mp import host
+from qml_mp.core.answers import ReloadState
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from tests.examples.test_readme import section
@@ -112,6 +113,11 @@ def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
         assert "helper" not in "".join(database.iterdump())  # a job is a name and JSON
     assert run_cell("FACTOR = 5") == ""
+    [server] = storage.list_servers()
+    os.kill(server.process.pid, signal.SIGHUP)
+    answer = wait_until(lambda: storage.list_servers()[0].answers.reload)
+    assert not answer.is_new_code
+    wait_until(lambda: (storage.list_servers()[0].answers.reload or answer).state is ReloadState.DONE)
     assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "2\n"  # what it was when the server began
 
     assert run_cell("server.stop(); server.start()") == ""
