@@ -22,7 +22,8 @@ _BY_IMPORT = ""
 _MOST_PARSED = 256 * 1024
 """Characters, whose trees take a hundred times as many bytes. What is more may do anything."""
 
-_IMPORT = re.compile(r"\bimport\b(?=[ \t\f]*(\((?:#.*+|[^)#])*+\)|[^\n;]*))")
+# No statement has a second `import` in it. What one takes no other looks at again, however long a line is.
+_IMPORT = re.compile(r"\bimport\b[ \t\f]*(\((?:#.*+|(?!\bimport\b)[^)#])*+|(?:(?!\bimport\b)[^\n;])*+)")
 _FROM = re.compile(r"\bfrom([\s.]*)([\w.]*)\s*$")
 _LONGEST_FROM = 300
 

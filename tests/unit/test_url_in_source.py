@@ -115,6 +115,8 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
         ("from shop \\\n    import other, base as b", _IN_SHOP),
         ("from shop import other; import os, shop.base", _IN_SHOP),
         ("if 'import' not in (): import base", {"base.py": _GO}),
+        ("text = 'import (of this)'; import base", {"base.py": _GO}),
+        ("from shop import (  # to import (or not\n    other,\n    base,\n)", _IN_SHOP),
         ("from base import setup\nsetup()", {"base.py": _SETUP}),
         ("from base import setup as go\ngo()", {"base.py": _SETUP}),
         ("import base\nwith base.setup(): ...", {"base.py": _SETUP}),
@@ -172,6 +174,21 @@ def test_a_large_module_that_is_imported_is_not_parsed(folder: Path) -> None:
 
     assert url == "sqlite:///a.db"
     assert most_bytes < 10 * len(data)
+
+
+def test_a_long_line_with_the_word_import_in_it_is_searched_once(folder: Path) -> None:
+    """As a tool writes it that puts a text into a module."""
+    text = "we import, mix, sell, and export, " * 500
+    (folder / "bundle.py").write_text(f"TEXT = {text!r}\n")
+    (folder / "led_app.py").write_text(f"{_IMPORT}import bundle\napp = QmlApp('sqlite:///a.db')\n")
+
+    tracemalloc.start()
+    url = url_in_source("led_app:app")
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert url == "sqlite:///a.db"
+    assert most_bytes < 100 * len(text)
 
 
 @pytest.mark.parametrize("spec", ["no_such_module:app", "no.such:app", "plain_folder:app", "json:app"])
