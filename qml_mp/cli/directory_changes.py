@@ -26,6 +26,8 @@ _MOST_PARSED = 256 * 1024
 _IMPORT = re.compile(r"\bimport\b[ \t\f]*(\((?:#.*+|(?!\bimport\b)[^)#])*+|(?:(?!\bimport\b)[^\n;])*+)")
 _FROM = re.compile(r"\bfrom([\s.]*)([\w.]*)\s*$")
 _LONGEST_FROM = 300
+_DEFINED = re.compile(r"\b(?:def|class|as)[\s\\]+(\w+)")
+_WORD = re.compile(r"[^\W\d]\w*")
 
 
 def import_changes_directory(module: str) -> bool:
@@ -33,11 +35,15 @@ def import_changes_directory(module: str) -> bool:
     import of the user's own code, and by the functions that are called there. What cannot be read is passed
     over: it does not import either."""
     texts = list(_texts(module))
-    calls: dict[str, list[tuple[str, set[str]]]] = {}
     names = set(_CHANGE_DIRECTORY)
+    if not any(name in text for text in texts for name in names):
+        return False
+    # Each text is searched once, however long the chain of callers is, and for what may be one of them.
+    known = names.union(*map(_DEFINED.findall, texts))
+    words = {text: known.intersection(word[0] for word in _WORD.finditer(text)) for text in texts}
+    calls: dict[str, list[tuple[str, set[str]]]] = {}
     while True:
-        word = re.compile(rf"\b(?:{'|'.join(names)})\b")
-        said = [text for text in texts if word.search(text)]
+        said = [text for text in texts if names & words[text]]
         if sum(map(len, said)) > _MOST_PARSED:
             return True
         calls |= {text: _calls(text) for text in said if text not in calls}

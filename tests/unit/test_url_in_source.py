@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -189,6 +191,30 @@ def test_a_long_line_with_the_word_import_in_it_is_searched_once(folder: Path) -
 
     assert url == "sqlite:///a.db"
     assert most_bytes < 100 * len(text)
+
+
+def test_a_text_is_not_searched_anew_for_each_of_the_functions_that_call_one_another(folder: Path) -> None:
+    (folder / "table.py").write_text("TABLE = 1\n")
+    (folder / "led_app.py").write_text(f"{_IMPORT}import chain, table\napp = QmlApp('sqlite:///a.db')\n")
+
+    def searches(depth: int) -> int:
+        calls = "".join(f"def f{number + 1}(): f{number}()\n" for number in range(depth))
+        (folder / "chain.py").write_text(f"{_SETUP}def f0(): setup()\n{calls}")
+        made = 0
+
+        def count(_frame: object, event: str, function: object) -> None:
+            nonlocal made
+            made += event == "c_call" and isinstance(getattr(function, "__self__", None), re.Pattern)
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            assert url_in_source("led_app:app") == "sqlite:///a.db"
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert searches(30) == searches(3)
 
 
 @pytest.mark.parametrize("spec", ["no_such_module:app", "no.such:app", "plain_folder:app", "json:app"])
