@@ -6,10 +6,11 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from qml_mp.cli.output import note, stdout_for_data
-from qml_mp.errors import AppImportError
+from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.sources import (
     file_that_names_app,
     load_app_spec,
+    load_boot_timeout,
     replace_settings,
     settings_in_environment,
     unknown_variables,
@@ -34,6 +35,22 @@ def import_app(spec: str) -> QmlApp:
         ) from left
     note_unknown_settings(besides=given)
     return app
+
+
+def import_facts(spec: str) -> AppFacts:
+    """What the app gives. A process of its own imports it, which has `boot_timeout` for that; where none can
+    be forked, this process does, without a limit of time. Raises `AppImportError`."""
+    from qml_mp.child.source import NamedProgram, facts_of
+    from qml_mp.supervisor.probe import probe_app
+
+    timeout = load_boot_timeout(flags={})
+    try:
+        with stdout_for_data():
+            facts = probe_app(NamedProgram(spec=spec), timeout=timeout)
+    except (OSError, ConfigurationError):  # no room for a process, or a thread in this one
+        return facts_of(import_app(spec).program)
+    take_over_settings(facts)
+    return facts
 
 
 def who_names_app(error: BaseException, *, flag: str | None, directory: str | None) -> str:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import click
 
 from qml_mp import host
-from qml_mp.cli.app_import import import_app, note_unknown_settings, take_over_settings, who_names_app
+from qml_mp.cli.app_import import import_app, import_facts, note_unknown_settings, who_names_app
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import in_words, sentence
-from qml_mp.cli.output import note, stdout_for_data
+from qml_mp.cli.output import note
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
 from qml_mp.sources import (
     is_url_in_environment,
     load_app_spec,
-    load_boot_timeout,
     load_config,
     load_url,
 )
@@ -64,21 +63,17 @@ class Session:
         return self._app
 
     def facts(self) -> AppFacts | None:
-        """What the user's app gives. A process of its own imports it, which has `boot_timeout` for that. None
-        when nobody names one; raises `AppImportError`."""
-        from qml_mp.child.source import NamedProgram, facts_of
-        from qml_mp.supervisor.probe import probe_app
+        """What the user's app gives, as `import_facts` finds it out. None when nobody names one; raises
+        `AppImportError`."""
+        from qml_mp.child.source import facts_of
 
         if self._app is not None:
             return facts_of(self._app.program)
         if self._facts is None and (spec := self.named_app()) is not None:
             try:
-                with stdout_for_data():
-                    facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
+                self._facts = import_facts(spec)
             except AppImportError as error:
                 raise AppImportError(in_words(error, verbose=True)) from error
-            take_over_settings(facts)
-            self._facts = facts
         return self._facts
 
     def more_about(self, error: BaseException) -> str:

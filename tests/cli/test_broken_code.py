@@ -14,6 +14,14 @@ from tests.processes.harness import ROOT
 
 _BROKEN = TASKS.replace("app = QmlApp()", 'import no_such_library\napp = QmlApp(str("sqlite:///qml.db"))')
 _HANGS = _BROKEN.replace("import no_such_library", "import threading\nthreading.Event().wait()")
+_WITH_A_THREAD = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+_WITHOUT_ROOM = """
+from qml_mp import failpoints
+def hit(place):
+    if place == "fork.before":
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+failpoints.hit = hit
+"""
 _URL = ("--url", "sqlite:///qml.db")
 _SOON = {"QML_MP_BOOT_TIMEOUT": "100ms"}
 
@@ -165,6 +173,24 @@ def test_jobs_are_changed_beside_code_whose_import_does_not_end(
     assert changed.err.count("\n") == 1
     assert "alone: The app 'tasks:app' was not imported within 100ms (boot_timeout)." in changed.err
     assert storage.job_counts()[StateName(made)] == 1
+
+
+@pytest.mark.parametrize("around", [_WITH_A_THREAD, _WITHOUT_ROOM], ids=["a thread", "no room"])
+def test_a_command_that_can_fork_no_process_imports_the_app_itself(
+    qml: Qml, storage: Storage, around: str
+) -> None:
+    """An agent may have started a thread, or a container have all the processes that it may have."""
+    storage.enqueue(Job.new("resize"))
+    (qml.folder / "agent.py").write_text(f"{around}\nfrom qml_mp.cli.main import main\nmain()\n")
+    (qml.folder / "tasks.py").write_text(_BROKEN.replace("import no_such_library", ""))
+
+    status = qml("-A", "tasks:app", "status", "--json", module="agent")
+    paused = qml("-A", "tasks:app", "queues", "pause", "images", module="agent")
+    cancelled = qml("-A", "tasks:app", "jobs", "cancel", *_ASKS_ALL, module="agent")
+
+    assert (status.code, paused.code, cancelled.code) == (0, 0, 0), (status, paused, cancelled)
+    assert status.value["states"]["enqueued"] == 1
+    assert storage.job_counts()[StateName("deleted")] == 1
 
 
 @pytest.mark.parametrize(
