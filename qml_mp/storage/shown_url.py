@@ -17,12 +17,14 @@ from urllib.parse import unquote
 MASK = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# Up to the last colon: from one before it no more can be a password. Atomic: they are not tried one by one.
+_USER_IN_TEXT = r"(?>[^\s'\"/@]*:)"
 # Behind the user a password, with spaces perhaps that were not encoded. In quotes it is clear where it ends.
-_LOGIN_IN_QUOTES = r"(?:[^\s'\"/@]*:[^'\"\n]*@)?"
+_LOGIN_IN_QUOTES = rf"(?:{_USER_IN_TEXT}[^'\"\n]*@)?"
 _HOST_AND_PORT = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s'\"/@:]*):\d{1,5}[/?,](?!\S*password=[^*])"
 _BEFORE_NEXT_URL = rf"(?:(?![\s(]{_SCHEME.pattern})[^'\"\n])*"
 # Else a sentence may go on behind it, and have an @: so no port is one, and one that is masked has no spaces.
-_LOGIN_IN_SENTENCE = rf"(?:(?!{_HOST_AND_PORT})[^\s'\"/@]*:(?:{re.escape(MASK)}|{_BEFORE_NEXT_URL})@)?"
+_LOGIN_IN_SENTENCE = rf"(?:(?!{_HOST_AND_PORT}){_USER_IN_TEXT}(?:{re.escape(MASK)}|{_BEFORE_NEXT_URL})@)?"
 _URL_IN_TEXT = re.compile(  # without the quotes around it
     rf"(?:(?<=['\"]){_SCHEME.pattern}{_LOGIN_IN_QUOTES}|{_SCHEME.pattern}{_LOGIN_IN_SENTENCE})"
     r"\S*[^\s'\").,;]"

@@ -136,6 +136,8 @@ def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: 
         ("extra argument (postgresql://u:12 S3CRET@h)", "extra argument (postgresql://u:***@h)"),
         ("extra argument (postgresql://u:S3@CR ET@h/db)", "extra argument (postgresql://u:***@h/db)"),
         ("it is postgresql://h:1/db?password=S3 CR@ET", "it is postgresql://h:1/db?password=***"),
+        ("it is postgresql://u:S3:CR ET@h/db", "it is postgresql://u:***@h/db"),
+        ("'postgresql://u:S3:CR ET@h/db' is none", "'postgresql://u:***@h/db' is none"),
         ("postgresql://u:S3 CR@h/a and mysql://v:E T@h/b", "postgresql://u:***@h/a and mysql://***"),
     ],
 )
@@ -155,6 +157,12 @@ def test_a_text_that_quotes_a_url_quotes_it_masked(text: str, shown: str) -> Non
 )
 def test_a_sentence_behind_a_url_that_may_be_seen_is_left_as_it_is(text: str) -> None:
     assert without_passwords(text) == text
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_a_url_of_very_many_colons_is_masked(quote: str) -> None:
+    """If each were tried for the end of the user, it would take an hour."""
+    assert without_passwords(f"{quote}postgresql://{'a:' * 400_000}") == f"{quote}postgresql://***"
 
 
 def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> None:
