@@ -194,11 +194,11 @@ class Session:
 
     def _guessed_code_url(self, spec: str) -> str | None:
         """What the code says, as far as that is known without an import."""
-        from qml_mp.cli.url_in_source import doubt_about, guessed_url
+        from qml_mp.cli.url_in_source import guessed_url
 
-        url, is_sure = guessed_url(spec)
-        if not is_sure and (url is not None or load_url(directory=self._directory).is_default):
-            self.doubt = doubt_about(spec, url)
+        url, doubt = guessed_url(spec)
+        if url is not None or load_url(directory=self._directory).is_default:
+            self.doubt = doubt
         return url
 
 

@@ -59,23 +59,21 @@ def url_in_source(spec: str) -> str | None:
     return url
 
 
-def guessed_url(spec: str) -> tuple[str | None, bool]:
-    """The URL of "module:attribute" for who imports it in no case, and whether it is sure. None: the
-    environment may have it, which an import may change."""
+def guessed_url(spec: str) -> tuple[str | None, str | None]:
+    """The URL of "module:attribute" for who imports it in no case, and what to say where its import may name
+    another; None: nothing. A URL of None: the environment may have it."""
+    doubt = f"What storage the app {spec!r} uses is not plain from its source"
     try:
         url = url_in_source(spec)
     except NotPlain as error:
-        return next(filter(_names_a_file, error.urls), next(iter(error.urls), None)), False
-    return url, url is not None
-
-
-def doubt_about(spec: str, guessed: str | None) -> str:
-    """What is said of a guess, and what to do: a URL in the code is beaten by the flag alone."""
-    ways = "--url" if guessed is not None else "--url, QML_MP_URL or the settings file"
-    return (
-        f"What storage the app {spec!r} uses is not plain from its source, and it is not imported here: "
-        f"name it by {ways}."
-    )
+        url = next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
+    else:
+        if url is not None:
+            return url, None
+        doubt = f"The URL of the app {spec!r} is left to the environment, which its import may set"
+    # A URL in the code is beaten by the flag alone.
+    ways = "--url" if url is not None else "--url, QML_MP_URL or the settings file"
+    return url, f"{doubt}, and it is not imported here: name it by {ways}."
 
 
 def _names_a_file(url: str) -> bool:

@@ -427,24 +427,29 @@ def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_sa
 
 
 @pytest.mark.parametrize(
-    ("code", "ways"),
+    ("code", "doubt", "ways"),
     [
-        ("conf.load_dotenv()\napp = QmlApp()", "--url, QML_MP_URL or the settings file"),
-        ('conf.go()\napp = QmlApp("sqlite:///qml.db")', "--url"),
+        (
+            "conf.load_dotenv()\napp = QmlApp()",
+            "The URL of the app 'tasks:app' is left to the environment, which its import may set",
+            "--url, QML_MP_URL or the settings file",
+        ),
+        (
+            'conf.go()\napp = QmlApp("sqlite:///qml.db")',
+            "What storage the app 'tasks:app' uses is not plain from its source",
+            "--url",
+        ),
     ],
     ids=["it sets the environment", "it changes the directory"],
 )
 def test_commands_that_import_no_app_say_that_its_import_may_name_another_storage(
-    qml: Qml, code: str, ways: str
+    qml: Qml, code: str, doubt: str, ways: str
 ) -> None:
     """Also where the one that they take is there, and no server in it."""
     (qml.folder / "sub").mkdir()
     (qml.folder / "conf.py").write_text(_CONF)
     (qml.folder / "tasks.py").write_text(f"import conf\nfrom qml_mp import QmlApp\n{code}\n")
-    told = (
-        "What storage the app 'tasks:app' uses is not plain from its source, and it is not imported here: "
-        f"name it by {ways}."
-    )
+    told = f"{doubt}, and it is not imported here: name it by {ways}."
     web, default = ("-A", "tasks:app", "web", "--port"), f"sqlite:///{qml.database}"
 
     migrated = qml("-A", "tasks:app", "migrate")
