@@ -59,6 +59,9 @@ def test_a_change_that_is_answered_in_another_tab_holds_up_none_of_the_first(
         shown.get_by_role("button", name="Pause one").dblclick(modifiers=["ControlOrMeta"])
     expect(opened.value.get_by_role("status")).to_contain_text("one is paused.")
     opened.value.close()
+    expect(shown.get_by_role("alert")).to_contain_text("That was not sent")
+    shown.evaluate("dispatchEvent(new Event('focus'))")  # which a page without a screen never loses
+    expect(shown.get_by_role("alert")).to_have_count(0)
     shown.get_by_role("button", name="Pause two").click()
 
     expect(shown.get_by_role("status")).to_contain_text("two is paused.")
@@ -91,7 +94,11 @@ def test_a_change_that_waits_for_the_answer_to_another_one_is_told_as_not_sent(
     site.storage.enqueue(Job.new("nobody-has-this", queue="four"))
     expect(row_of(page, "four").locator("td[data-label=Enqueued]")).not_to_have_text("1")
     expect(shown.get_by_role("alert")).to_contain_text("That was not sent")  # what is new does not hide it
+    shown.evaluate("dispatchEvent(new Event('focus'))")  # no answer is elsewhere
+    expect(shown.get_by_role("alert")).to_contain_text("That was not sent")
     assert len(sent) == 1
+    shown.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    expect(shown.get_by_role("alert")).to_have_count(0)  # back from the answer
 
 
 def test_limits_are_set_shown_and_ended(page: Watched, site: Site) -> None:

@@ -207,6 +207,7 @@
   const SENT_MS = 30000
   let sent = { at: -Infinity }
   let opensAnother = false // what was pressed last, by its modifiers
+  const unsent = document.getElementById("unsent")
 
   document.addEventListener("click", (event) => {
     opensAnother = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey
@@ -218,10 +219,15 @@
     const isAwaited = event.timeStamp - sent.at < SENT_MS && (!sent.opensAnother || sent.form === event.target)
     if (isAwaited) event.preventDefault()
     else sent = { at: event.timeStamp, form: event.target, opensAnother }
-    document.getElementById("unsent").hidden = !isAwaited
+    unsent.hidden = !isAwaited
   })
   window.addEventListener("pageshow", (event) => {
-    if (event.persisted) sent = { at: -Infinity } // back from the answer
+    if (!event.persisted) return
+    sent = { at: -Infinity } // back from the answer
+    unsent.hidden = true
+  })
+  window.addEventListener("focus", () => {
+    if (sent.opensAnother) unsent.hidden = true // back from where the answer is
   })
 
   // Times.
