@@ -99,7 +99,7 @@ def _imported(text: str, *, package: str) -> Iterator[str]:
     """
     text = text.replace("\\\n", " ")
     for statement in _IMPORT.finditer(text):
-        listed = re.sub("#.*", "", statement[1]).strip("()").split(",")
+        listed = re.sub("#.*", "", statement[1]).split(",")
         names = [word[0] for each in listed if (word := re.search(r"[\w.]+", each))]
         start = statement.start()
         of = _FROM.search(text[max(start - _LONGEST_FROM, 0) : start].rpartition("\n")[2])
@@ -164,13 +164,10 @@ def _run(statements: Sequence[ast.AST]) -> Iterator[ast.AST]:
     nodes = list(statements)
     for node in nodes:
         yield node
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                nodes += [*node.decorator_list, node.args]
-            case ast.Lambda():
-                nodes.append(node.args)
-            case _:
-                nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            nodes += [*node.decorator_list, node.args]
+        else:
+            nodes += ast.iter_child_nodes(node)
 
 
 def _is_of_a_program(node: ast.AST) -> bool:

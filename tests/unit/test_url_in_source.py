@@ -131,6 +131,7 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
         ),
         ("from base import Conf\nConf()", {"base.py": _CONF}),
         ("import base\nclass Mine(base.Conf): ...\nMine()", {"base.py": _CONF}),
+        ("from base import go\ngo()", {"base.py": "import os\ngo = lambda: os.chdir('/')"}),
         ("import large", {"large.py": "def f(): os.chdir('/')\n" + "#" * 300_000}),  # which is not parsed
     ],
 )
