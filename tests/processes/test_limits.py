@@ -12,24 +12,35 @@ import pytest
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_gone,
+    is_stopped,
+    stop_between_writes,
+    wait_for_state,
+    wait_until,
+)
 from tests.soak.ground import pause
 
 MEMORY_APP = "tests.processes.apps_outcomes:app"
 MakeServer = Callable[..., Server]
 
-# The first worker, which is the second to import it, stops the supervisor, which sees it first with a job in
-# hand then. Workers that are forked once "grown" is there use 200 MiB.
+# The first worker, which is the second to import it, waits until the supervisor is stopped, which sees it
+# first with a job in hand then. Workers that are forked once "grown" is there use 200 MiB.
 QUICK_APP = """
-import os, pathlib, signal, time
+import os, pathlib, time
 from qml_mp import QmlApp, RetryPolicy
+from tests.until import wait_at
 
 folder = pathlib.Path(__file__).parent
 imports = os.open(folder / "imports", os.O_RDWR | os.O_CREAT | os.O_APPEND)
 os.write(imports, b".")
 if os.fstat(imports).st_size == 2:
-    (folder / "first").write_text(str(os.getpid()))
-    os.kill(os.getppid(), signal.SIGSTOP)
+    fresh = folder / "first.new"
+    fresh.write_text(str(os.getpid()))
+    fresh.rename(folder / "first")
+    wait_at(folder / "stopped")
 ballast = bytearray(b"x") * (200 << 20) if (folder / "grown").exists() else b""
 app = QmlApp(retry_policy=RetryPolicy.none())
 
@@ -40,12 +51,11 @@ def work():
         time.sleep(0.01)
 """
 
-# Worker 2 stops the supervisor before worker 1 is ready. The first time it cannot boot, once that has a job.
+# Both workers wait until the supervisor is stopped. Worker 2 cannot boot then, once the other one has a job.
 TWO_APP = """
-import os, pathlib, signal, time
+import os, pathlib
 import setproctitle
 from qml_mp import QmlApp
-from tests.processes.harness import is_stopped
 from tests.until import wait_at
 
 folder = pathlib.Path(__file__).parent
@@ -53,10 +63,7 @@ title = setproctitle.getproctitle()
 if title.startswith("qml-mp: worker 1"):
     wait_at(folder / "stopped")
 if title.startswith("qml-mp: worker 2") and not (folder / "stopped").exists():
-    os.kill(os.getppid(), signal.SIGSTOP)
-    while not is_stopped(os.getppid()):
-        time.sleep(0.002)
-    (folder / "stopped").touch()
+    (folder / "boots").touch()
     wait_at(folder / "begun")
     (folder / "dies").write_text(str(os.getpid()))
     raise MemoryError
@@ -189,7 +196,7 @@ def test_a_start_that_is_refused_for_its_limit_charges_no_job_however_quick_the_
     server: MakeServer, storage: Storage, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     job_ids = [enqueue(storage, "work") for _ in range(3)]
-    one = start_with_a_quick_worker(server, tmp_path, *flags)
+    one = start_with_a_quick_worker(server, storage, tmp_path, *flags)
 
     one.signal(signal.SIGCONT)
 
@@ -207,7 +214,7 @@ def test_a_later_worker_above_the_soft_limit_works_also_where_the_first_ones_wer
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     first_id = enqueue(storage, "work")
-    one = start_with_a_quick_worker(server, tmp_path, "--max-memory", "150MiB")
+    one = start_with_a_quick_worker(server, storage, tmp_path, "--max-memory", "150MiB")
     one.signal(signal.SIGCONT)
     wait_until(lambda: len(one.worker_pids()) == 1, what=one.log)
     (tmp_path / "grown").touch()
@@ -223,11 +230,14 @@ def test_a_later_worker_above_the_soft_limit_works_also_where_the_first_ones_wer
 def test_a_first_worker_that_cannot_boot_ends_no_server_whose_other_one_has_a_job_in_hand_unseen(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    begun, gate, dies = (tmp_path / name for name in ("begun", "gate", "dies"))
+    boots, begun, gate, dies = (tmp_path / name for name in ("boots", "begun", "gate", "dies"))
     (tmp_path / "two_app.py").write_text(TWO_APP)
     job_id = enqueue(storage, "work")
     one = server("-w", "2", app="two_app:app", PYTHONPATH=str(tmp_path)).start(ready=None)
-    wait_until(lambda: dies.exists() and is_stopped(one.pid) and begun.exists(), what=one.log)
+    wait_until(boots.exists, what=one.log)
+    stop_between_writes(storage, one.pid)
+    (tmp_path / "stopped").touch()
+    wait_until(lambda: begun.exists() and dies.exists(), what=one.log)
     wait_until(lambda: is_gone(int(dies.read_text() or "0")), what=one.log)
 
     one.signal(signal.SIGCONT)
@@ -240,11 +250,13 @@ def test_a_first_worker_that_cannot_boot_ends_no_server_whose_other_one_has_a_jo
     assert one.stop() == 0
 
 
-def start_with_a_quick_worker(server: MakeServer, folder: Path, *flags: str) -> Server:
+def start_with_a_quick_worker(server: MakeServer, storage: Storage, folder: Path, *flags: str) -> Server:
     """One that is stopped from its first worker's boot on, until that has begun a job or is gone."""
     (folder / "quick_app.py").write_text(QUICK_APP)
     one = server("-w", "1", *flags, app="quick_app:app", PYTHONPATH=str(folder)).start(ready=None)
     first = folder / "first"
-    wait_until(lambda: first.exists() and is_stopped(one.pid), what=one.log)
+    wait_until(first.exists, what=one.log)
+    stop_between_writes(storage, one.pid)
+    (folder / "stopped").touch()
     wait_until(lambda: (folder / "begun").exists() or is_gone(int(first.read_text())), what=one.log)
     return one
