@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.job import Claim, ClaimKey
@@ -20,15 +21,39 @@ _ASKED_FOR_TOGETHER = 100
 """How many changes, of a row each, have one limit for their replies."""
 
 
-def release_all(
+Released = Callable[[Transaction, Sequence[Claim]], int]
+"""Give back claims whose rows are locked in the open transaction and read under the lock; how many."""
+
+
+def give_back(
+    db: Database,
+    release: Release,
+    retention: Retention,
+    transact: Callable[[Released, LeftOut | None], int],
+    *,
+    left_out: LeftOut | None,
+) -> int:
+    """How many `transact` gives back, in a transaction of its own: at first all or none; where the database
+    refuses some, and with `left_out`, all but these. It is told of `left_out` then: what is refused is undone
+    within the transaction, which would leave a pipeline out of step."""
+    if left_out is None or not left_out.ids:
+        try:
+            return transact(partial(_release_all, db, release=release, retention=retention), None)
+        except StorageError as error:
+            if left_out is None or not db.refuses_rows(error):
+                raise
+    but_refused = partial(_release_but_refused, db, release=release, retention=retention, left_out=left_out)
+    return transact(but_refused, left_out)
+
+
+def _release_all(
     db: Database, transaction: Transaction, claims: Sequence[Claim], release: Release, retention: Retention
 ) -> int:
-    """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
-    whose cancel was asked for ends Deleted instead, as everywhere."""
+    """A job whose cancel was asked for ends Deleted instead, as everywhere."""
     return _release(db, transaction, claims, release, retention, begun=_begun(claims))
 
 
-def release_but_refused(
+def _release_but_refused(
     db: Database,
     transaction: Transaction,
     claims: Sequence[Claim],
@@ -68,14 +93,14 @@ def _release(
     *,
     begun: Collection[ClaimKey],
 ) -> int:
-    def give_back(claim: Claim) -> Result:
+    def write(claim: Claim) -> Result:
         is_begun = claim.key in begun
         change = row_change(claim.job, replace(release, not_begun=not is_begun), retention)
         return write_change(db, transaction, claim, storable_change(change), is_lost=is_begun)
 
     count = 0
     for first in range(0, len(claims), _ASKED_FOR_TOGETHER):
-        results = [give_back(claim) for claim in claims[first : first + _ASKED_FOR_TOGETHER]]
+        results = [write(claim) for claim in claims[first : first + _ASKED_FOR_TOGETHER]]
         count += sum(result.written_at is not None for result in results)
     return count
 

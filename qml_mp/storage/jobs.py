@@ -13,7 +13,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.driver_connection import driver_connection
-from qml_mp.storage.given_back import release_all, release_but_refused
+from qml_mp.storage.given_back import Released, give_back
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.row_change import STRANDED
@@ -117,13 +117,8 @@ class JobStore(Part):
             if left_out is not None:
                 left_out.keep(())
             return 0
-        if left_out is None or not left_out.ids:
-            try:
-                return self._requeue_stranded(which, retention)
-            except StorageError as error:
-                if left_out is None or not self._db.refuses_rows(error):
-                    raise
-        return self._requeue_stranded(which, retention, left_out=left_out)
+        requeue = partial(self._requeue_stranded, which)
+        return give_back(self._db, Release(reason=STRANDED), retention, requeue, left_out=left_out)
 
     def promote_due(self, *, limit: int, left_out: LeftOut | None = None) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first.
@@ -207,16 +202,10 @@ class JobStore(Part):
         except StorageError as error:
             return again + self._change_apart(what, queries.expired, values, change, left_out, error)[0]
 
-    def _requeue_stranded(
-        self, which: Values, retention: Retention, *, left_out: LeftOut | None = None
-    ) -> int:
-        # What is refused, and undone, would leave a pipeline out of step.
+    def _requeue_stranded(self, which: Values, release: Released, left_out: LeftOut | None) -> int:
         with self._db.transaction(_STRANDED, pipelined=left_out is None) as transaction:
-            claims = self._claims_of(transaction.run(self._db.queries.jobs.stranded, which).rows())
-            release = Release(reason=STRANDED)
-            if left_out is None:
-                return release_all(self._db, transaction, claims, release, retention)
-            return release_but_refused(self._db, transaction, claims, release, retention, left_out=left_out)
+            claims = transaction.run(self._db.queries.jobs.stranded, which).rows()
+            return release(transaction, self._claims_of(claims))
 
     def _change_these(self, what: str, query: str, job_ids: Sequence[str], *, durable: bool) -> int:
         """Change these jobs by a commit of their own, since a constraint may be looked at only then."""

@@ -12,9 +12,9 @@ from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
-from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.storage.database import Part, Transaction, Values
-from qml_mp.storage.given_back import release_all, release_but_refused
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.database import Part, Values
+from qml_mp.storage.given_back import Released, give_back
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import Row, ToInstant, process_columns, server_of, worker_of
@@ -125,28 +125,20 @@ class ServerRegistry(Part):
         verdict = {"server_id": server_id, "silent_for": silent_for, "newest": newest, "judge": judge}
         gone = Release(reason=server_gone(server_id))
         reclaim = partial(self._reclaim, verdict, dead_workers=dead_workers, done=done)
-        if left_out is None or not left_out.ids:
-            try:
-                return reclaim(partial(release_all, self._db, release=gone, retention=retention))
-            except StorageError as error:
-                if left_out is None or not self._db.refuses_rows(error):
-                    raise
-        release = partial(release_but_refused, self._db, release=gone, retention=retention, left_out=left_out)
-        return reclaim(release, left_out=left_out)
+        return give_back(self._db, gone, retention, reclaim, left_out=left_out)
 
     def _reclaim(
         self,
         verdict: Values,
-        release: Callable[[Transaction, Sequence[Claim]], int],
+        release: Released,
+        left_out: LeftOut | None,
         *,
         dead_workers: Collection[str] | None,
         done: Collection[str],
-        left_out: LeftOut | None = None,
     ) -> int:
         queries, server_id = self._db.queries.registry, verdict["server_id"]
         which, is_silent = {"server_id": server_id}, verdict["silent_for"] is not None
         may_keep_row = left_out is not None and not is_silent
-        # What is refused, and undone, would leave a pipeline out of step.
         with self._db.transaction("reclaiming a server's jobs", pipelined=left_out is None) as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
             # Judged in the very query that removes: who judges may be stopped between any two.
