@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from qml_mp.events.facts import TryFailed, TryWorked
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.supervisor.run import Run
@@ -21,9 +24,26 @@ class RefusedJobs:
         self.left_out = left_out or LeftOut(run.clock)
         """For the storage."""
 
-    def tell(self, *, is_certain: bool = True) -> bool:
-        """Tell of what was refused since the last call, each job once; whether anything was. If not certain,
-        what is left out no longer may have been undone since, which is no word that all works again."""
+    @contextmanager
+    def told(self) -> Iterator[LeftOut]:
+        """Tell after the block, which is one transaction: where it fails, what is left out no longer may be
+        undone, which is no word that all works again."""
+        try:
+            yield self.left_out
+        except BaseException:
+            self._tell_refusals()
+            raise
+        self.tell()
+
+    def tell(self) -> bool:
+        """Tell of what was refused since the last call, each job once; whether anything was."""
+        is_any = self._tell_refusals()
+        if self._told and not self.left_out.ids:
+            self._told = 0
+            self._run.events.emit(TryWorked(what=self._works))
+        return is_any
+
+    def _tell_refusals(self) -> bool:
         refusals = self.left_out.take_refusals()
         for refusal in refusals:
             is_news = refusal.is_first and self._told < _MOST_TOLD
@@ -36,7 +56,4 @@ class RefusedJobs:
                     is_repeated=not is_news,
                 )
             )
-        if is_certain and self._told and not self.left_out.ids:
-            self._told = 0
-            self._run.events.emit(TryWorked(what=self._works))
         return bool(refusals)

@@ -44,44 +44,34 @@ class GivingBack:
         """`Storage.reclaim_server` of all that can be given back; how many."""
         refused = self._unfinished.get(server_id) or self._of(server_id)
         try:
-            count = storage.reclaim_server(
-                server_id,
-                silent_for=silent_for,
-                newest=newest,
-                judge=judge,
-                dead_workers=dead_workers,
-                retention=self._run.retention,
-                left_out=refused.left_out,
-            )
-        except BaseException:
-            # A job that was given back by then, and is left out no longer, is the dead server's again.
-            refused.tell(is_certain=False)
+            with refused.told() as left_out:
+                count = storage.reclaim_server(
+                    server_id,
+                    silent_for=silent_for,
+                    newest=newest,
+                    judge=judge,
+                    dead_workers=dead_workers,
+                    retention=self._run.retention,
+                    left_out=left_out,
+                )
+            # Not where it fails: a job that is left out no longer is the dead server's again then.
+            self._unfinished.pop(server_id, None)
+            return count
+        finally:
             if refused.left_out.ids:
                 self._unfinished[server_id] = refused
-            raise
-        refused.tell()
-        if refused.left_out.ids:
-            self._unfinished[server_id] = refused
-        else:
-            self._unfinished.pop(server_id, None)
-        return count
 
     def requeue_stranded(
         self, storage: Storage, stale_before: datetime, *, spare_servers: Collection[str]
     ) -> int:
         """`Storage.requeue_stranded_jobs` likewise."""
-        try:
-            count = storage.requeue_stranded_jobs(
+        with self._stranded.told() as left_out:
+            return storage.requeue_stranded_jobs(
                 stale_before,
                 spare_servers=spare_servers,
                 retention=self._run.retention,
-                left_out=self._stranded.left_out,
+                left_out=left_out,
             )
-        except BaseException:
-            self._stranded.tell(is_certain=False)
-            raise
-        self._stranded.tell()
-        return count
 
     def _of(self, server_id: str) -> RefusedJobs:
         return RefusedJobs(
