@@ -44,8 +44,8 @@ class Boots:
         """The server stops: no other worker follows."""
         self._is_of_memory = False
         """What `error` says is that a limit of memory is too low."""
-        self._is_anew = False
-        """New code is tried, and no worker of it was ready yet."""
+        self._is_anew = True
+        """No worker of the newest code was ready yet."""
         self._of_code_before = set[str]()
         """Ids of workers that were on their way when newer code came to be tried: they tell nothing of it."""
         self._not_before = 0.0
@@ -81,8 +81,7 @@ class Boots:
         """Bytes that a worker which is forked now must not use before its first job, or it does not boot. Of
         code that has booted before, one above the soft limit works, one job at a time; above the hard one
         every job would be killed and charged."""
-        has_booted = self.was_ever_ready and not self._is_anew
-        return config.max_memory_hard if has_booted else lowest_limit(config)
+        return lowest_limit(config) if self._is_anew else config.max_memory_hard
 
     def failed(self, worker: WorkerProcess, death: Death, *, old_works_on: bool) -> bool:
         """The worker died before it was ready. With `old_works_on` it was to replace one that still works.
