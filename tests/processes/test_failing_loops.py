@@ -76,20 +76,25 @@ def in_a_job(server: MakeServer, storage: Storage, folder: Path) -> tuple[Server
     return one, job_id
 
 
+def kill_at_once(*servers: Server) -> None:
+    """With their workers. None sees another one dead, nor one of its workers."""
+    for one in servers:
+        one.signal(signal.SIGSTOP)
+        wait_until(partial(is_stopped, one.pid), what="the stop")
+    for one in servers:
+        for pid in one.worker_pids().values():
+            os.killpg(pid, signal.SIGKILL)
+        one.signal(signal.SIGKILL)
+        one.wait()
+
+
 @pytest.mark.fault(75)
 def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_waiting(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
     first, refused_id = in_a_job(server, storage, tmp_path / "refused")
     second, free_id = in_a_job(server, storage, tmp_path / "free")
-    for one in (first, second):  # or the second would see to the job of the first
-        one.signal(signal.SIGSTOP)
-        wait_until(partial(is_stopped, one.pid), what="the stop")
-    for one in (first, second):
-        for pid in one.worker_pids().values():
-            os.killpg(pid, signal.SIGKILL)
-        one.signal(signal.SIGKILL)
-        one.wait()
+    kill_at_once(first, second)  # or the second would see to the job of the first
 
     with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
         heir = server("-w", "1", app=APP).start()
@@ -114,12 +119,7 @@ def test_a_dead_servers_job_that_is_refused_keeps_none_of_its_others_and_is_told
         enqueue(storage, "gated", gate=str(tmp_path / each)) for each in ("gate", "free gate")
     )
     wait_until(lambda: len(first.journal()) == 2, what=first.log)
-    first.signal(signal.SIGSTOP)
-    wait_until(partial(is_stopped, first.pid), what="the stop")
-    for pid in first.worker_pids().values():
-        os.killpg(pid, signal.SIGKILL)
-    first.signal(signal.SIGKILL)
-    first.wait()
+    kill_at_once(first)
 
     with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
         heir = server("-w", "1", app=APP).start()

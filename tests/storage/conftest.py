@@ -15,12 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres import link
 from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.storage.helpers import in_schema, patient_url
+from tests.unit.hand_clock import HandClock
 from tests.until import PATIENCE_S
 
 TABLES = (
@@ -162,6 +164,17 @@ def connect(url: str) -> Iterator[Callable[[], Any]]:
     """Makes a driver connection to the database under test, as a user of the database has it."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(closing(driver_connection(url)))
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """Tests whose clock is to go on have another of this name."""
+    return HandClock()
+
+
+@pytest.fixture
+def left_out(clock: HandClock) -> LeftOut:
+    return LeftOut(clock)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.storage.helpers import (
     open_patiently,
     server_run,
 )
-from tests.storage.test_exchange import before_query
+from tests.storage.test_exchange import before_query, interrupt
 
 EXPIRED = 6
 LIMIT = 4
@@ -86,9 +86,6 @@ def test_interrupted_before_any_of_its_queries_a_batch_has_deleted_nothing(
     storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire(storage, raw, EXPIRED)
-
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
 
     for number in count(1):
         with monkeypatch.context() as patched:

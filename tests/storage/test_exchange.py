@@ -233,9 +233,6 @@ def test_interrupted_before_any_of_its_queries_it_has_done_nothing(
     outcomes = list(zip(held, OUTCOMES, strict=True))
     before = [present(storage, claim) for claim in held]
 
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
-
     for number in count(1):
         with monkeypatch.context() as patched:
             left = before_query(storage, number, interrupt, patched)
@@ -341,6 +338,11 @@ def test_two_that_end_the_same_claims_do_not_wait_for_each_other_for_ever(url: s
 def reset_failpoints() -> Iterator[None]:
     yield
     failpoints.arm("")
+
+
+def interrupt() -> None:
+    """For `before_query`: the storage is away from there on."""
+    raise StorageUnavailable("no more")
 
 
 def before_query(

@@ -19,7 +19,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests import failpoints
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently
-from tests.storage.test_exchange import before_query, claim_some
+from tests.storage.test_exchange import before_query, claim_some, interrupt
 
 Ends = list[tuple[Claim, Outcome]]
 
@@ -64,9 +64,6 @@ def test_interrupted_before_any_of_its_queries_an_exchange_of_any_size_has_done_
     storage: Storage, ends: Ends, number: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows(storage)
-
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
 
     for query in count(1):
         with monkeypatch.context() as patched:

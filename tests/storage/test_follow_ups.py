@@ -24,7 +24,7 @@ from qml_mp.storage.values import JobFilter
 from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
-from tests.storage.test_exchange import before_query, claim_some, reset_failpoints, states  # noqa: F401
+from tests.storage.test_exchange import before_query, claim_some, interrupt, reset_failpoints, states  # noqa: F401
 
 
 def followed_by(*jobs: Job) -> Success:
@@ -114,9 +114,6 @@ def test_interrupted_before_any_query_nothing_has_happened(
     held = claim_some(storage, 3)
     chained = [next_job(unique_key="k", unique_for=HOUR), next_job()]
     outcomes: Outcomes = [(held[0], followed_by(*chained)), (held[1], DONE), (held[2], Failure(error=NO))]
-
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
 
     for number in count(1):
         with monkeypatch.context() as patched:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.errors import StorageUnavailable
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.giving_back import GivingBack
 from qml_mp.supervisor.run import Run
 from tests.storage.conftest import Raw
-from tests.storage.test_exchange import before_query
+from tests.storage.helpers import server_run
+from tests.storage.test_exchange import before_query, interrupt
 from tests.storage.test_reclaim_refused import (
     MINUTE,
     assert_all_are_given_back_uncharged,
@@ -24,16 +24,18 @@ from tests.storage.test_reclaim_refused import (
 from tests.unit.hand_clock import HandClock
 
 
+@pytest.fixture
+def run(storage: Storage, clock: HandClock) -> Iterator[Run]:
+    with server_run(storage, clock=clock) as run:
+        yield run
+
+
 @pytest.mark.fault(75)
 def test_a_silent_servers_refused_job_is_remembered_whenever_an_outage_ends_the_next_try(
-    storage: Storage, raw: Raw, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    storage: Storage, raw: Raw, run: Run, clock: HandClock, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     caplog.set_level(logging.INFO)
-    clock = HandClock()
-    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url="unused", facts=AppFacts(), clock=clock)
-
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
 
     for number in count(1):
         raw.run("DELETE FROM {jobs}")
@@ -60,5 +62,4 @@ def test_a_silent_servers_refused_job_is_remembered_whenever_an_outage_ends_the_
         if is_through:
             break
 
-    run.pool.close()
     assert number > 5

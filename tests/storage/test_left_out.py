@@ -19,7 +19,7 @@ from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.run import Run
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_an_hour, job_in, server_run
-from tests.storage.test_exchange import before_query
+from tests.storage.test_exchange import before_query, interrupt
 from tests.unit.hand_clock import HandClock
 
 REFUSAL = "the user refuses this"
@@ -66,16 +66,6 @@ CLEANUP = Change(
     make_loop=lambda run: CleanupLoop(run, interval=HOUR),
 )
 CHANGES = pytest.mark.parametrize("change", [PROMOTION, CLEANUP], ids=lambda each: each.loop)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def left_out(clock: HandClock) -> LeftOut:
-    return LeftOut(clock)
 
 
 @pytest.fixture
@@ -218,9 +208,6 @@ def test_where_no_more_can_be_left_out_the_refusal_is_raised(
 def test_interrupted_before_any_query_nothing_is_lost_and_the_next_look_changes_the_rest(
     storage: Storage, raw: Raw, clock: HandClock, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
-
     for number in count(1):
         raw.run("DELETE FROM {jobs}")
         bad_id, *_ = change.make(storage, raw, 4)

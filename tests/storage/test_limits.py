@@ -30,7 +30,7 @@ from tests.postgres_cluster import remove_schema
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, open_patiently, present
-from tests.storage.test_exchange import before_query
+from tests.storage.test_exchange import before_query, interrupt
 from tests.storage.test_postgres_threads import WAITING
 from tests.storage.test_refusals import full
 from tests.until import wait_until
@@ -489,9 +489,6 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
         return in_children([run]) == [0]
 
     def fail_before(number: int) -> bool:
-        def interrupt() -> None:
-            raise StorageUnavailable("no more")
-
         with closing(open_patiently(url)) as mine, monkeypatch.context() as patched:
             claim(mine, "none")
             before_query(mine, number, interrupt, patched)

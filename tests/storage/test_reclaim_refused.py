@@ -18,7 +18,7 @@ from qml_mp.storage.store import Storage
 from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, present, register
-from tests.storage.test_exchange import before_query
+from tests.storage.test_exchange import before_query, interrupt
 from tests.unit.hand_clock import HandClock
 
 REFUSAL = "the user refuses this"
@@ -40,16 +40,6 @@ def of_the_stranded(storage: Storage, left_out: LeftOut) -> int:
 
 
 WAYS = pytest.mark.parametrize("give_back", [of_the_dead, of_the_silent, of_the_stranded])
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def left_out(clock: HandClock) -> LeftOut:
-    return LeftOut(clock)
 
 
 def hold(storage: Storage, raw: Raw, number: int) -> list[Claim]:
@@ -140,9 +130,6 @@ def test_interrupted_before_any_query_it_gives_back_each_job_once_and_charges_no
     give_back: GiveBack,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupt() -> None:
-        raise StorageUnavailable("no more")
-
     for number in count(1):
         raw.run("DELETE FROM {jobs}")
         claims = hold(storage, raw, 4)

@@ -22,7 +22,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_children, open_patiently, present
-from tests.storage.test_exchange import before_query
+from tests.storage.test_exchange import before_query, interrupt
 
 REPLACE: dict[str, Any] = {"unique_key": "k", "on_conflict": "replace"}
 
@@ -233,9 +233,6 @@ def test_stopped_before_any_of_its_queries_it_has_replaced_nothing(
         return in_children([run]) == [0]
 
     def fail_before(number: int) -> bool:
-        def interrupt() -> None:
-            raise StorageUnavailable("no more")
-
         with closing(open_storage(url)) as mine, monkeypatch.context() as patched:
             before_query(mine, number, interrupt, patched)
             try:

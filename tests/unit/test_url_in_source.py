@@ -164,19 +164,23 @@ def test_what_the_module_imports_leaves_the_url_plain_where_it_does_not_change_t
     assert url_in_source("led_app:app") == "sqlite:///a.db"
 
 
+def bytes_to_find(url: str, spec: str) -> int:
+    """How much memory it takes at most."""
+    tracemalloc.start()
+    found = url_in_source(spec)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == url
+    return most_bytes
+
+
 def test_a_large_module_that_is_imported_is_not_parsed(folder: Path) -> None:
     """As a tree it takes more than ten times its size."""
     data = "".join(f"    {number}: ('name {number}', {number / 7}),\n" for number in range(20_000))
     (folder / "table.py").write_text(f"TABLE = {{\n{data}}}\n")
     (folder / "led_app.py").write_text(f"{_IMPORT}import table\napp = QmlApp('sqlite:///a.db')\n")
 
-    tracemalloc.start()
-    url = url_in_source("led_app:app")
-    _, most_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    assert url == "sqlite:///a.db"
-    assert most_bytes < 10 * len(data)
+    assert bytes_to_find("sqlite:///a.db", "led_app:app") < 10 * len(data)
 
 
 def test_a_long_line_with_the_word_import_in_it_is_searched_once(folder: Path) -> None:
@@ -185,13 +189,7 @@ def test_a_long_line_with_the_word_import_in_it_is_searched_once(folder: Path) -
     (folder / "bundle.py").write_text(f"TEXT = {text!r}\n")
     (folder / "led_app.py").write_text(f"{_IMPORT}import bundle\napp = QmlApp('sqlite:///a.db')\n")
 
-    tracemalloc.start()
-    url = url_in_source("led_app:app")
-    _, most_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    assert url == "sqlite:///a.db"
-    assert most_bytes < 100 * len(text)
+    assert bytes_to_find("sqlite:///a.db", "led_app:app") < 100 * len(text)
 
 
 def test_a_text_is_not_searched_anew_for_each_of_the_functions_that_call_one_another(folder: Path) -> None:
