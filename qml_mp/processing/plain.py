@@ -15,6 +15,7 @@ from qml_mp.processing.scalars import SCALARS
 
 NOTHING: Final = EncodedJson(None, "null")
 _AS_THEY_ARE: Final = (str, int, float, bool)
+_WITHOUT_ORDER: Final = (set.__iter__, frozenset.__iter__)
 
 
 def plain_result(value: object) -> EncodedJson:
@@ -58,11 +59,16 @@ def _plain(value: Any, depth: int) -> JsonValue:
         return {field.name: _plain(getattr(value, field.name), depth + 1) for field in fields}
     if isinstance(value, Mapping):
         return _object(value, depth)
-    if isinstance(value, AbstractSet):  # of the same set the same list, in every process
-        return sorted((_plain(item, depth + 1) for item in value), key=repr)
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, list | tuple | AbstractSet):
+        items = [_plain(item, depth + 1) for item in value]
+        return sorted(items, key=repr) if _has_no_order(value) else items
     return _plain(in_python(value), depth + 1)
+
+
+def _has_no_order(value: object) -> bool:
+    """Whether it is a set whose items come by their hashes, in each process in another order. `dict.items()`
+    has an order that means something, and so have ordered sets, some of which are subclasses of `set`."""
+    return isinstance(value, set | frozenset) and type(value).__iter__ in _WITHOUT_ORDER
 
 
 def _object(value: Mapping[Any, Any], depth: int) -> JsonValue:

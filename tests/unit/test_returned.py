@@ -7,7 +7,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -107,6 +107,17 @@ class Picture:
     details: dict[str, Any]
 
 
+class OrderedSet(set[str]):
+    """As SQLAlchemy's is made."""
+
+    def __init__(self, items: Iterable[str]) -> None:
+        super().__init__(items)
+        self.items = [*items]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items)
+
+
 @dataclass
 class Tally:
     words: int = field(init=False, default=0)
@@ -116,6 +127,7 @@ TALLY = Tally()
 TALLY.words = 7
 UPLOAD = Upload(b"abc", parts=[Upload(b"a")])
 UPLOAD.size, UPLOAD.parts[0].size = 3, 1
+SCORES = {"bob": 9, "cy": 5, "ann": 3}
 THUMBNAIL = Thumbnail(Path("a.png"), date(2025, 3, 1), b"\0\xff", {Level.LOW: (1, 2)})
 
 
@@ -229,6 +241,25 @@ def test_arrays_and_numbers_of_other_libraries_are_stored_as_lists_and_numbers(
     assert isinstance(outcome, Success)
     assert (outcome.result, outcome.not_stored) == (plain, None)
     assert outcome.encoded == encode_json(plain, what="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "back"),
+    [
+        (SCORES.keys(), Any, ["bob", "cy", "ann"]),
+        ({9: "", 10: "", 2: ""}.keys(), list[int], [9, 10, 2]),
+        (SCORES.items(), list[tuple[str, int]], [("bob", 9), ("cy", 5), ("ann", 3)]),
+        ({"ranks": (SCORES.items(), 1)}, dict[str, Any], {"ranks": [[["bob", 9], ["cy", 5], ["ann", 3]], 1]}),
+        (OrderedSet(["c", "b", "a"]), list[str], ["c", "b", "a"]),
+        ((b"", SCORES.keys()), tuple[bytes, Any], (b"", ["bob", "cy", "ann"])),
+        ([{10, 9, 2}, frozenset({"a"})], list[Any], [[10, 2, 9], ["a"]]),
+    ],
+    ids=range(7),
+)
+def test_a_set_with_an_order_of_its_own_keeps_it_as_a_result_and_another_has_the_same_in_every_process(
+    value: object, hint: object, back: object
+) -> None:
+    assert there_and_back(value, hint) == back
 
 
 @pytest.mark.parametrize(
