@@ -96,7 +96,9 @@ class Commands:
 
     def install(self) -> None:
         """Take SIGTERM. Without a message in the pipe it only means: finish this job, then leave."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if signal.signal(signal.SIGTERM, self._on_sigterm) != self._on_sigterm:
+            # That may be an event loop's of the app, which would hear of each SIGTERM all the same.
+            signal.set_wakeup_fd(-1)
 
     def detach(self) -> None:
         """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM and SIGINT

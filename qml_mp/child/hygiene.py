@@ -31,6 +31,7 @@ from qml_mp.child.exits import WorkerExit, end_copy
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.process_settings import ProcessSettings
 from qml_mp.child.streams import StandardStreams
+from qml_mp.child.wake_up import WakeUpDescriptor
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
@@ -83,6 +84,7 @@ class Hygiene:
         self._environment = dict(os.environ)
         self._environ, self._raw_environment = os.environ, dict(_raw_environment())
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
+        self._wake_up = WakeUpDescriptor()
         self._settings = ProcessSettings()
         self._time_zone = time.tzname
         self._who = "The job"
@@ -211,7 +213,7 @@ class Hygiene:
                 and self._settings.look_unchanged()
                 and time.tzname == self._time_zone
                 and self._streams.look_unchanged()
-                and _signal.set_wakeup_fd(-1) == -1
+                and self._wake_up.put_back()
                 and _signal.setitimer(signal.ITIMER_REAL, 0) == _NO_TIMER
                 and not _set_mask(signal.SIG_SETMASK, ())
                 and os.umask(self._umask) == self._umask
@@ -278,7 +280,7 @@ class Hygiene:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
         self._call_off_dumps()
-        signal.set_wakeup_fd(-1)
+        self._wake_up.put_back()
         for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:
                 signal.signal(number, handler)

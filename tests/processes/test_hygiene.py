@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Context
 from functools import partial
@@ -36,6 +37,29 @@ app = QmlApp()
 @app.job()
 def draw() -> float:
     return float(numpy.random.random())
+"""
+WATCHING = """
+import asyncio, signal
+from qml_mp import QmlApp
+loop = asyncio.new_event_loop()
+watcher = asyncio.%s()
+watcher.attach_loop(loop)
+asyncio.set_child_watcher(watcher)
+app = QmlApp()
+async def child() -> int:
+    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+    return await process.wait()
+@app.job()
+def plain() -> int:
+    return loop.run_until_complete(child())
+@app.job()
+async def in_a_loop_of_its_own() -> int:
+    return await child()
+@app.job()
+def have_many_children() -> int:
+    for _ in range(1000):
+        signal.raise_signal(signal.SIGCHLD)
+    return 7
 """
 
 
@@ -244,6 +268,24 @@ def test_preloaded_workers_draw_different_random_numbers_of_numpy(
     drawn = [result_of(storage, "draw") for _ in range(8)]
 
     assert len(set(drawn)) == 8
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there are no child watchers any more")
+@pytest.mark.parametrize("watcher", ["SafeChildWatcher", "FastChildWatcher"])
+def test_a_child_watcher_that_the_app_has_set_serves_the_loop_of_the_app_in_one_job_after_the_other(
+    server: MakeServer, storage: Storage, tmp_path: Path, watcher: str
+) -> None:
+    (tmp_path / "watching_app.py").write_text(WATCHING % watcher)
+    one = server("-w", "1", app="watching_app:app", PYTHONPATH=str(tmp_path)).start()
+    workers = one.worker_pids()
+
+    methods = ("plain", "plain", "in_a_loop_of_its_own", "plain", "have_many_children", "plain")
+    assert [result_of(storage, method) for method in methods] == [7] * 6
+
+    assert one.worker_pids() == workers
+    assert "wakeup fd" not in one.log()  # Python tells of each signal that finds it full
     assert one.stop() == 0
 
 

@@ -152,6 +152,16 @@ def set_time_zone() -> None:
     time.tzset()
 
 
+def open_socket_as(fd: int) -> None:
+    os.dup2(socket.socket().detach(), fd)
+    os.set_blocking(fd, False)
+
+
+def wake_up_by(fd: int) -> None:
+    open_socket_as(fd)
+    signal.set_wakeup_fd(fd)
+
+
 class OnlyWrites:
     """What an app may put in the place of `sys.stdout`."""
 
@@ -222,6 +232,47 @@ def test_a_handler_and_a_level_that_let_more_through_are_left_to_the_next_job() 
         assert logging.root.handlers == [programs, jobs]
 
     assert exit_code_of(main, limit=lambda: setattr(logging.root, "handlers", [programs])) == 0
+
+
+def wake_up_fd() -> int:
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return fd
+
+
+@pytest.mark.parametrize("fd", [-1, 580])
+def test_a_loop_that_the_app_has_set_up_hears_of_signals_again_after_a_job_with_one_of_its_own(
+    fd: int,
+) -> None:
+    def set_it_up() -> None:
+        if fd > 0:
+            wake_up_by(fd)
+
+    def main(worker: OneWorker) -> None:
+        worker.run(lambda: None)
+        for change in (partial(wake_up_by, 581), partial(signal.set_wakeup_fd, -1)):
+            worker.run(change)
+            assert wake_up_fd() == fd
+
+    assert exit_code_of(main, limit=set_it_up) == 0
+
+
+@pytest.mark.parametrize("forget", [partial(signal.set_wakeup_fd, -1), lambda: None], ids=["closed", "lost"])
+def test_no_signal_is_written_to_a_file_that_has_the_number_of_what_the_apps_loop_heard_by(
+    forget: Change,
+) -> None:
+    def main(worker: OneWorker) -> None:
+        def put_another_in_its_place() -> None:
+            forget()
+            open_socket_as(580)
+
+        worker.run(put_another_in_its_place)
+        assert wake_up_fd() == -1
+        worker.run(partial(wake_up_by, 581))
+        assert wake_up_fd() == -1
+        assert worker.hygiene.spoiled is None
+
+    assert exit_code_of(main, limit=partial(wake_up_by, 580)) == 0
 
 
 @pytest.mark.fault(23)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,28 @@ def test_a_signal_that_comes_just_before_a_wait_between_jobs_ends_it(
     os.kill(os.getpid(), signal.SIGTERM)
     commands.wait(3600)
     assert commands.leaving
+
+
+def test_an_event_loop_that_the_app_ends_at_sigterm_goes_on_in_a_job_that_is_to_be_finished(
+    pipe: tuple[int, int],
+) -> None:
+    heard: list[str] = []
+
+    async def job() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(3):  # the loop hears of signals where it looks at its descriptors
+            await asyncio.sleep(0)
+
+    commands = Commands(PipeReader(pipe[0]))
+    commands.install()
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.add_signal_handler(signal.SIGTERM, heard.append, "SIGTERM")
+        commands.install()
+
+        loop.run_until_complete(job())
+
+    assert commands.leaving
+    assert heard == []
 
 
 def main_thread_waits(pid: int) -> bool:
