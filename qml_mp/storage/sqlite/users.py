@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from qml_mp.units import format_size
 _T = TypeVar("_T")
 
 _LOCKS = Path("/proc/locks")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")  # the most that the kernel shows of it at a time
 _WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
 _USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
 READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
@@ -119,8 +121,7 @@ def _without_it(path: str) -> set[str]:
     has_users, has_log = is_in_use(path), os.path.exists(log)
     if has_users and has_log:
         return set()
-    # Twice: a long list comes in pages, and what is unlocked between two of them hides another lock.
-    readers = {pid for _ in range(2) for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
+    readers = {pid for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
     if not has_users and not has_log:  # they were deleted together, or none has them yet
         readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
     return readers
@@ -142,7 +143,7 @@ def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
     if file is None:
         return
     try:
-        lines = _LOCKS.read_text().splitlines()
+        lines = _shown_locks()
     except OSError:
         return
     on_any = [each for each in covering(lines, byte) if each[2].rpartition(":")[2] == str(file[1])]
@@ -151,6 +152,20 @@ def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
         major, minor, _ = locked.split(":")
         if device is None or device == (int(major, 16), int(minor, 16)):
             yield kind, pid
+
+
+def _shown_locks() -> Iterator[str]:
+    """All that the kernel shows of locks, one a line, some of them twice.
+
+    It counts how many it has shown, and goes on behind those: what is unlocked among them between two pages
+    moves the next locks to where nobody looks any more. So the list is read twice, and the second time the
+    pages end where they had their middle the first time.
+    """
+    texts = []
+    for first_bytes in (2 * _PAGE_BYTES, _PAGE_BYTES // 2):
+        with _LOCKS.open("rb", buffering=0) as shown:
+            texts.append(shown.read(first_bytes) + b"".join(iter(partial(shown.read, 2 * _PAGE_BYTES), b"")))
+    return (line for text in texts for line in text.decode().splitlines())
 
 
 def covering(lines: Iterable[str], byte: int) -> Iterator[tuple[str, str, str]]:
