@@ -223,6 +223,14 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_ENV_PREFIX)}
 
 
+def settings_after_import(given: Mapping[str, str]) -> dict[str, str]:
+    """Those that were `given` to an import of the app, with what it has put into the environment of this
+    process since. What it has taken out or emptied there, as a token that jobs are not to see, counts as it
+    was given: that is not to open the page, or to send a server to another storage."""
+    found = settings_in_environment()
+    return {**given, **{name: value for name, value in found.items() if value or name not in given}}
+
+
 def replace_settings(variables: Mapping[str, str]) -> None:
     """Have these in the environment of this process, in place of all that are ours there."""
     for name in settings_in_environment().keys() - variables.keys():

@@ -26,7 +26,12 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.sources import anchored, replace_settings, settings_in_environment
+from qml_mp.sources import (
+    anchored,
+    replace_settings,
+    settings_after_import,
+    settings_in_environment,
+)
 from qml_mp.storage.memory_folder import url_for_others
 
 _VARIABLES = (
@@ -83,8 +88,14 @@ class LoadedProgram:
 
     program: Program
     label: str = "program"
+    settings: Mapping[str, str] | None = field(default=None, repr=False)
+    """Those that its import has left in the environment, for jobs: the supervisor has those, too, that it has
+    taken out. None: as the environment is."""
 
     def load(self) -> Program:
+        """The program. Called once in each worker."""
+        if self.settings is not None:
+            replace_settings(self.settings)
         return self.program
 
 
@@ -189,8 +200,8 @@ class AppFacts:
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """All settings in the environment of its process after the import, which puts some there as
-    `load_dotenv()` does."""
+    """The settings that were given to the import, with those that it puts into the environment of its process
+    as `load_dotenv()` does."""
     threads: int | None = None
     """Native threads of the process that has imported it, once it had; None: not known."""
     error: str | None = None
@@ -199,6 +210,7 @@ class AppFacts:
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     files: set[str] = set()
+    given = _given_to(source)
     try:
         facts = _named(facts_of(source.load()), source)
         facts = dataclasses.replace(facts, url=_url_from_here(facts.url))
@@ -211,7 +223,7 @@ def probe(source: ProgramSource) -> str:
     facts = dataclasses.replace(
         facts,
         files=tuple(sorted(files)),
-        environment=settings_in_environment(),
+        environment=settings_after_import(given),
         threads=host.thread_count(),
     )
     config = None if facts.config is None else facts.config.plain()
@@ -245,6 +257,12 @@ def facts_of(program: Program) -> AppFacts:
         flush_timeout=timedelta() if program.tracing is None else program.tracing.flush_timeout,
         limits=tuple(program.registry.limits().values()),
     )
+
+
+def _given_to(source: ProgramSource) -> Mapping[str, str]:
+    """The settings that its import finds."""
+    own = source.settings if isinstance(source, NamedProgram) else None
+    return settings_in_environment() if own is None else own
 
 
 def _named(facts: AppFacts, source: ProgramSource) -> AppFacts:

@@ -12,6 +12,7 @@ from qml_mp.sources import (
     load_app_spec,
     load_boot_timeout,
     replace_settings,
+    settings_after_import,
     settings_in_environment,
     unknown_variables,
 )
@@ -33,6 +34,7 @@ def import_app(spec: str) -> QmlApp:
         raise AppImportError(
             f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."
         ) from left
+    replace_settings(settings_after_import(given))
     note_unknown_settings(besides=given)
     return app
 
@@ -71,7 +73,7 @@ def who_names_app(error: BaseException, *, flag: str | None, directory: str | No
 
 
 def take_over_settings(facts: AppFacts) -> None:
-    """Have the settings in the environment that are there after the import in another process."""
+    """Have the settings in the environment that an import in another process has put there."""
     given = settings_in_environment()
     replace_settings(facts.environment)
     note_unknown_settings(besides=given)

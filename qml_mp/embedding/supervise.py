@@ -13,6 +13,7 @@ from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import lasting_thread_count
 from qml_mp.settings import ServerConfig
+from qml_mp.sources import replace_settings, settings_after_import, settings_in_environment
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -64,17 +65,19 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     if not config.preload or isinstance(source, LoadedProgram):
         return source
     cap_native_threads(config.worker_count)  # read by the libraries that the import loads
-    before = open_channels()
+    before, given = open_channels(), settings_in_environment()
     try:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
+    left = settings_in_environment()
+    replace_settings(settings_after_import(given))  # the page's token, for one, is read after this
     check_copyable(source, threads=lasting_thread_count())
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)
     gc.collect()
     gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
-    return LoadedProgram(program=program, label=source.label)
+    return LoadedProgram(program=program, label=source.label, settings=left)
 
 
 def check_copyable(source: ProgramSource, *, threads: int | None) -> None:

@@ -15,6 +15,18 @@ from qml_mp.sources import load_app_spec, load_config, load_url
 from qml_mp.storage.open import open_storage
 from tests.cli.command import Qml
 
+_TAKES_OUT = """
+import os
+from qml_mp import QmlApp
+app = QmlApp()
+
+@app.job()
+def seen() -> list[str]:
+    return [name for name, value in os.environ.items() if name.startswith("QML_MP_") and value]
+
+for name in [each for each in os.environ if each.startswith("QML_MP_")]:
+    """
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -352,6 +364,29 @@ def test_what_the_import_of_the_app_puts_into_the_environment_counts_for_servers
     assert "1 workers" in checked.out
     (job,) = qml("-A", "tasks:app", "jobs", "list", "--json").lines
     assert job["state"] == "succeeded"
+    assert not qml.database.exists()
+
+
+@pytest.mark.parametrize("take_out", ["del os.environ[name]", 'os.environ[name] = ""'])
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_what_the_import_of_the_app_takes_out_of_the_environment_counts_and_jobs_do_not_see_it(
+    qml: Qml, take_out: str, preload: tuple[str, ...]
+) -> None:
+    (qml.folder / "tasks.py").write_text(f"{_TAKES_OUT}{take_out}\n")
+    given = {"QML_MP_URL": "sqlite:///real.db", "QML_MP_WORKERS": "1", "QML_MP_SERVER_NAME": "blue"}
+
+    enqueued = qml("-A", "tasks:app", "enqueue", "seen", env=given)
+    checked = qml("-A", "tasks:app", "check", env=given)
+    served = qml("-A", "tasks:app", "start", *preload, "--burst", env=given)
+    cancelled = qml("-A", "tasks:app", "jobs", "cancel", "--all", env=given)
+
+    assert (enqueued.code, checked.code, served.code, cancelled.code) == (0, 0, 0, 0), cancelled
+    assert f"sqlite:///{qml.folder}/real.db answers" in checked.out
+    assert "settings  ok        1 workers" in checked.out
+    assert f"Server blue of tasks:app on sqlite:///{qml.folder}/real.db" in served.err
+    (job,) = qml("--url", given["QML_MP_URL"], "jobs", "list", "--json").lines
+    shown = qml("--url", given["QML_MP_URL"], "jobs", "show", job["id"], "--json").value
+    assert (shown["state"], shown["result"]) == ("succeeded", [])
     assert not qml.database.exists()
 
 

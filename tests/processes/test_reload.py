@@ -568,6 +568,23 @@ def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     assert one.stop() == 0
 
 
+def test_a_reload_keeps_the_queues_that_it_was_given_and_that_the_new_code_takes_out_of_the_environment(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1")
+    one.environment = {**one.environment, "QML_MP_QUEUES": "default,mail"}
+    one.start()
+    deploy(f"import os\ndel os.environ['QML_MP_QUEUES']\n{HEAD}{VERSION.format(2)}")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert storage.list_servers()[0].queues == ("default", "mail")
+    assert result_of(storage, "version") == 2
+    assert one.stop() == 0
+
+
 def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
     living: MakeLiving, env_file: Path, storage: Storage
 ) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from qml_mp.storage.store import Storage
 from tests.postgres_cluster import free_port
-from tests.processes.harness import PATIENCE_S, Server, is_gone, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, Server, is_gone, result_of, wait_until
 from tests.processes.side import get, scrape, served_at, side_pid
 from tests.storage.flaky_proxy import FlakyProxy
 
@@ -55,6 +56,44 @@ def test_the_page_is_shown_under_the_names_that_the_start_allows(server: Callabl
 
     assert [answer.status_code for answer in answers.values()] == [200, 200, 421]
     assert "`qml-mp start` by --allow-host evil.example" in answers["evil.example"].text
+
+
+_EMBEDDED = """
+import logging, sys
+from qml_mp import BackgroundJobServer, ServerConfig, open_storage
+logging.basicConfig(level=logging.INFO)
+config = ServerConfig(worker_count=1, web="127.0.0.1:0", preload=True)
+BackgroundJobServer(config, open_storage(sys.argv[4]), sys.argv[2]).run()
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [(("-m", "qml_mp"), ()), (("-m", "qml_mp"), ("--preload",)), (("-c", _EMBEDDED), ())],
+    ids=["start", "start --preload", "embedded"],
+)
+def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hides_from_its_jobs(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path,
+    program: tuple[str, ...], flags: tuple[str, ...],
+) -> None:  # fmt: skip
+    (tmp_path / "secretive.py").write_text(
+        "import os\nfrom qml_mp import QmlApp\nos.environ.pop('QML_MP_WEB_TOKEN', None)\n"
+        "app = QmlApp()\n@app.job()\ndef token():\n    return os.environ.get('QML_MP_WEB_TOKEN')\n"
+    )
+    one = server(
+        "-w", "1", "--web", "127.0.0.1:0", *flags, app="secretive:app",
+        PYTHONPATH=f"{tmp_path}:{ROOT}", QML_MP_WEB_TOKEN="a-long-secret-token",
+    )  # fmt: skip
+    one.program = program
+    one.fresh = "-c" in program
+    one.start()
+
+    answer = httpx.get(served_at(one, "page"), trust_env=False, timeout=PATIENCE_S)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2F")
+    assert result_of(storage, "token") is None
+    assert one.stop() == 0
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
