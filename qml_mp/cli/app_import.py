@@ -56,15 +56,20 @@ def import_facts(spec: str) -> AppFacts:
 
 
 def who_names_app(error: BaseException, *, flag: str | None, directory: str | None) -> str:
-    """Of the error that the app is not found, where a settings file of another folder names it: a sentence
-    that says which, and what to do. Else ""."""
+    """`where_to_call`, of the error that the app is not found; of another ""."""
     if not isinstance(error, AppImportError) or directory is None:
-        return ""
-    file = file_that_names_app(flag, directory=directory)
-    if file is None or str(file.parent) == directory:
         return ""
     module = (load_app_spec(flag, directory=directory) or "").partition(":")[0]
     if not any(f"No module named {name!r}" in str(error) for name in (module, module.partition(".")[0])):
+        return ""
+    return where_to_call(flag=flag, directory=directory)
+
+
+def where_to_call(*, flag: str | None, directory: str | None) -> str:
+    """Of an app that is not found, where a settings file of another folder names it: a sentence that says
+    which, and what to do. Else ""."""
+    file = None if directory is None else file_that_names_app(flag, directory=directory)
+    if file is None or str(file.parent) == directory:
         return ""
     return (
         f"The app is named in {file}, and imported from the current directory (or by PYTHONPATH), not from "

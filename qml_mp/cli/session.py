@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import click
 
 from qml_mp import host
-from qml_mp.cli.app_import import import_app, import_facts, note_unknown_settings, who_names_app
+from qml_mp.cli.app_import import (
+    import_app,
+    import_facts,
+    note_unknown_settings,
+    where_to_call,
+    who_names_app,
+)
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import in_words, sentence
 from qml_mp.cli.output import note
@@ -194,10 +200,18 @@ class Session:
 
     def _guessed_code_url(self, spec: str) -> str | None:
         """What the code says, as far as that is known without an import."""
-        from qml_mp.cli.url_in_source import guessed_url
+        from qml_mp.cli.url_in_source import NotFound, guessed_url
 
-        url, doubt = guessed_url(spec)
-        if url is not None or load_url(directory=self._directory).is_default:
+        url: str | None = None
+        try:
+            url, doubt = guessed_url(spec)
+        except NotFound:
+            where = where_to_call(flag=self.app_spec, directory=self._directory)
+            doubt = (
+                f"The source of the app {spec!r} is not found from here: mend that name, or name the storage "
+                "by --url or QML_MP_URL." + (f" {where}" if where else "")
+            )
+        if url is not None or not is_url_in_environment():  # before which no settings file counts
             self.doubt = doubt
         return url
 

@@ -36,6 +36,10 @@ class NotPlain(Exception):
         self.urls = urls
 
 
+class NotFound(NotPlain):
+    """No module is seen by its name, in the current directory or where else Python looks."""
+
+
 def url_in_source(spec: str) -> str | None:
     """The URL that is written in the code of "module:attribute"; None: it leaves that to the environment.
 
@@ -61,10 +65,13 @@ def url_in_source(spec: str) -> str | None:
 
 def guessed_url(spec: str) -> tuple[str | None, str | None]:
     """The URL of "module:attribute" for who imports it in no case, and what to say where its import may name
-    another; None: nothing. A URL of None: the environment may have it."""
+    another; None: nothing. A URL of None: the environment may have it, and where it has none yet, the import
+    may put one there, which counts before that of a settings file. Raises `NotFound`."""
     doubt = f"What storage the app {spec!r} uses is not plain from its source"
     try:
         url = url_in_source(spec)
+    except NotFound:
+        raise
     except NotPlain as error:
         url = next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
     else:
@@ -72,7 +79,7 @@ def guessed_url(spec: str) -> tuple[str | None, str | None]:
             return url, None
         doubt = f"The URL of the app {spec!r} is left to the environment, which its import may set"
     # A URL in the code is beaten by the flag alone.
-    ways = "--url" if url is not None else "--url, QML_MP_URL or the settings file"
+    ways = "--url" if url is not None else "--url or QML_MP_URL"
     return url, f"{doubt}, and it is not imported here: name it by {ways}."
 
 
@@ -88,7 +95,9 @@ def _file_of(module: str) -> Path:
     folders = [Path(entry or os.curdir) for entry in sys.path]
     for package in packages:
         found = next((folder / package for folder in folders if os.path.isdir(folder / package)), None)
-        if found is None or not os.path.isfile(found / "__init__.py"):
+        if found is None:
+            raise NotFound
+        if not os.path.isfile(found / "__init__.py"):
             raise NotPlain
         folders = [found]
     for folder in folders:
@@ -97,7 +106,7 @@ def _file_of(module: str) -> Path:
             raise NotPlain  # a package, or compiled
         if os.path.isfile(folder / f"{name}.py"):
             return folder / f"{name}.py"
-    raise NotPlain
+    raise NotFound
 
 
 def _tree_of(file: Path) -> ast.Module | None:

@@ -74,6 +74,28 @@ def test_of_an_app_that_the_settings_file_of_a_folder_above_names_is_said_who_na
     assert "The app is named" not in by_flag.out + by_flag.err
 
 
+@pytest.mark.parametrize("command", [("health",), ("web", "--port", "0")])
+@pytest.mark.parametrize("app", ["tasks:app", "shop.tasks:app"])
+def test_commands_that_import_no_app_say_that_its_source_is_not_found_and_where_to_call(
+    qml: Qml, command: tuple[str, ...], app: str
+) -> None:
+    below = below_settings_of(qml, app)
+
+    by_file = below(*command)
+    by_flag = below("-A", app, *command)
+    by_url = below("-A", app, *command, env={"QML_MP_URL": "sqlite:///none.db"})
+
+    told = (
+        f"The source of the app {app!r} is not found from here: mend that name, or name the storage by --url "
+        "or QML_MP_URL."
+    )
+    where = f"The app is named in {qml.folder}/qml-mp.toml, and imported from the current directory"
+    assert f"{told} {where}" in by_file.out + by_file.err
+    assert f": call this in {qml.folder}. sqlite:///{below.folder}/qml.db, which" in by_file.out + by_file.err
+    assert f"{told} sqlite:///{below.folder}/qml.db, which" in by_flag.out + by_flag.err
+    assert "is not found" not in by_url.out + by_url.err
+
+
 def test_of_an_app_that_is_found_and_does_not_import_is_not_said_where_to_call(qml: Qml) -> None:
     (qml.folder / "tasks.py").write_text(_BROKEN)
     below = below_settings_of(qml, "tasks:app")

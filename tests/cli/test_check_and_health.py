@@ -406,7 +406,8 @@ def test_a_server_elsewhere_is_judged_only_where_none_of_this_machine_is_called_
 def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Storage) -> None:
     none, named, silent = qml("health"), qml("health", "--server", "x"), qml("health", "--url", _NOWHERE)
 
-    assert (none.code, none.out) == (1, "unhealthy: no server runs on this machine (0 in the registry)\n")
+    told = f"no server runs on this machine (0 in the registry of sqlite:///{qml.database})"
+    assert (none.code, none.out) == (1, f"unhealthy: {told}\n")
     assert "no server is called x" in named.out
     assert (silent.code, silent.err) == (1, "")
     assert "is not available" in silent.out
@@ -432,7 +433,7 @@ def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_sa
         (
             "conf.load_dotenv()\napp = QmlApp()",
             "The URL of the app 'tasks:app' is left to the environment, which its import may set",
-            "--url, QML_MP_URL or the settings file",
+            "--url or QML_MP_URL",
         ),
         (
             'conf.go()\napp = QmlApp("sqlite:///qml.db")',
@@ -464,11 +465,44 @@ def test_commands_that_import_no_app_say_that_its_import_may_name_another_storag
     assert (migrated.code, health.code, page.code, beside.code) == (0, 1, 5, 1)
     assert health.out == f"unhealthy: {told} {default}, which was taken, has no qml-mp schema.\n"
     assert told in page.err
-    assert named.out == "unhealthy: no server runs on this machine (0 in the registry)\n"
-    assert (
-        beside.out == f"unhealthy: no server runs on this machine (0 in the registry of {default}). {told}\n"
-    )
+    none = "unhealthy: no server runs on this machine (0 in the registry of"
+    assert named.out == f"{none} sqlite:///{qml.folder}/sub/qml.db)\n"
+    assert beside.out == f"{none} {default}). {told}\n"
     assert other_page.err.startswith(f"qml-mp: {told} The page shows {default}.\n")
+
+
+def test_a_url_that_the_import_sets_counts_before_the_settings_file_as_who_does_not_import_says(
+    qml: Qml,
+) -> None:
+    (qml.folder / "qml-mp.toml").write_text('app = "tasks:app"\nurl = "sqlite:///dev.db"\n')
+    (qml.folder / "sub").mkdir()
+    (qml.folder / "conf.py").write_text(_CONF)
+    code = "import conf\nfrom qml_mp import QmlApp\nconf.load_dotenv()\napp = QmlApp()\n"
+    (qml.folder / "tasks.py").write_text(code)
+    real, dev = f"sqlite:///{qml.folder}/sub/qml.db", f"sqlite:///{qml.folder}/dev.db"
+    told = (
+        "The URL of the app 'tasks:app' is left to the environment, which its import may set, and it is not "
+        "imported here: name it by --url or QML_MP_URL."
+    )
+    none = "unhealthy: no server runs on this machine (0 in the registry of"
+
+    migrated, status, checked = qml("migrate"), qml("status"), qml("check")
+    health = qml("health")
+    other = qml("migrate", "--url", "sqlite:///dev.db")
+    beside, named = qml("health"), qml("health", env={"QML_MP_URL": "sqlite:///sub/qml.db"})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        page = qml("web", "--port", str(taken.getsockname()[1]))
+    (qml.folder / "tasks.py").write_text(f"import no_such_library\n{code}")
+    broken = qml("check")
+
+    assert (migrated.code, status.code, checked.code, other.code) == (0, 0, 0, 0)
+    assert status.out.startswith(f"{real}\n")
+    assert f"storage   ok        {real} answers" in checked.out
+    assert health.out == f"unhealthy: {told} {dev}, which was taken, has no qml-mp schema.\n"
+    assert beside.out == f"{none} {dev}). {told}\n"
+    assert named.out == f"{none} {real})\n"
+    assert page.err.startswith(f"qml-mp: {told} The page shows {dev}.\n")
+    assert f"storage   warning   the app's is not known, for it does not import; {dev} may be" in broken.out
 
 
 def test_reading_commands_import_no_app_that_says_its_url_plainly(qml: Qml, storage: Storage) -> None:

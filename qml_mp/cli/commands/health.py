@@ -31,7 +31,7 @@ def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
 
     A server can when its process runs and was heard lately, a worker of it is ready, and the storage
     answers. The app is not imported: where its code does not say plainly what its URL is, as where its
-    import sets QML_MP_URL, that has to be given by --url, QML_MP_URL or the settings file.
+    import sets QML_MP_URL, that has to be given by --url or QML_MP_URL.
     """
     is_healthy, sentence = _judge(session, names)
     with unheard():
@@ -51,10 +51,8 @@ def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
     chosen = _chosen(views, names)
     if not chosen:
         who = f"is called {' or '.join(names)}" if names else "runs on this machine"
-        if session.doubt is None:
-            return False, f"no server {who} ({len(views)} in the registry)"
-        place = f"the registry of {storage.display_url}"
-        return False, f"no server {who} ({len(views)} in {place}). {session.doubt}"
+        doubt = "" if session.doubt is None else f". {session.doubt}"
+        return False, f"no server {who} ({len(views)} in the registry of {storage.display_url}){doubt}"
     problems = [problem for view in chosen if (problem := problem_of(view)) is not None]
     return not problems, "; ".join(problems or map(_fine, chosen))
 
