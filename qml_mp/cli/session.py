@@ -21,13 +21,9 @@ from qml_mp.cli.app_import import (
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import in_words, sentence
 from qml_mp.cli.output import note
+from qml_mp.core.failure_kinds import TRACEBACK
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
-from qml_mp.sources import (
-    is_url_in_environment,
-    load_app_spec,
-    load_config,
-    load_url,
-)
+from qml_mp.sources import StorageUrl, is_url_in_environment, load_app_spec, load_config, load_url
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
@@ -39,6 +35,7 @@ if TYPE_CHECKING:
     from qml_mp.storage.values import Retention
 
 _USAGE = 2
+_NOBODY_NAMES = "no app is named (-A, QML_MP_APP), and no URL (--url, QML_MP_URL)"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -57,6 +54,8 @@ class Session:
     _facts: AppFacts | None = None
     _directory: str | None = field(default_factory=host.current_directory)
     """In which the command was called; an app may change it when it is imported."""
+    _is_default: bool = field(default=False, init=False)
+    """Whether the storage that was opened last is the one that is used where nobody names any."""
 
     def named_app(self) -> str | None:
         """The app as the flag, the environment or the settings file names it."""
@@ -79,11 +78,15 @@ class Session:
             try:
                 self._facts = import_facts(spec)
             except AppImportError as error:
-                raise AppImportError(in_words(error, verbose=True)) from error
+                # -v shows the causes: here the user's traceback, where there is one.
+                cause = error if TRACEBACK in str(error) else error.__cause__
+                raise AppImportError(in_words(error, verbose=True)) from cause
         return self._facts
 
     def more_about(self, error: BaseException) -> str:
         """What else there is to say of it: a sentence, or ""."""
+        if self._is_default and isinstance(error, StorageUnreachable):
+            return f"That storage is the default: {_NOBODY_NAMES}."
         return who_names_app(error, flag=self.app_spec, directory=self._directory)
 
     def make_job(self, method: str, payload: JsonValue, **options: Unpack[JobOptions]) -> Job:
@@ -105,7 +108,7 @@ class Session:
         """`storage()`, when it is known what the app's code says."""
         from qml_mp.storage.memory_folder import MEMORY_URL
 
-        with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
+        with self._named_url(code_url).told() as url:
             if url.startswith(MEMORY_URL):
                 raise ConfigurationError(
                     f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
@@ -118,8 +121,7 @@ class Session:
         """`storage()` for a command that wants the settings, too, that the app's import puts into the
         environment: it is imported, however plainly its source says the URL."""
         facts = None if self.url is not None else self.facts()
-        code_url = None if facts is None else facts.url
-        with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
+        with self._named_url(None if facts is None else facts.url).told() as url:
             return self._open(url)
 
     @contextmanager
@@ -144,8 +146,8 @@ class Session:
             if storage.is_on_one_machine:
                 _check_could_be_made(storage)
             cause = "Check the URL"
-            if self.named_app() is None and load_url(flag=self.url, directory=self._directory).is_default:
-                cause = "It is the default: no app is named (-A, QML_MP_APP), and no URL (--url, QML_MP_URL)"
+            if self._is_default:
+                cause = f"It is the default: {_NOBODY_NAMES}"
             raise SchemaMismatch(
                 f"There is no qml-mp schema in {storage.display_url} yet. {cause}; "
                 "`qml-mp enqueue`, `qml-mp start` and `qml-mp migrate` make one."
@@ -164,6 +166,11 @@ class Session:
             facts = None
         code = None if facts is None else facts.config
         return Retention.of(load_config(flags={}, code=code, directory=self._directory))
+
+    def _named_url(self, code_url: str | None) -> StorageUrl:
+        found = load_url(flag=self.url, code=code_url, directory=self._directory)
+        self._is_default = found.is_default and self.named_app() is None
+        return found
 
     def _open(self, url: str) -> Storage:
         from qml_mp.storage.open import open_storage
@@ -195,22 +202,15 @@ class Session:
             raise AppImportError(
                 f"{sentence(str(error))} Only the storage's URL is wanted of it here: name that by "
                 f"{ways_out}, and it is not imported."
-            ) from error
+            ) from error.__cause__
         return None if facts is None else url_for_others(facts.url)
 
     def _guessed_code_url(self, spec: str) -> str | None:
         """What the code says, as far as that is known without an import."""
-        from qml_mp.cli.url_in_source import NotFound, guessed_url
+        from qml_mp.cli.url_in_source import guessed_url
 
-        url: str | None = None
-        try:
-            url, doubt = guessed_url(spec)
-        except NotFound:
-            where = where_to_call(flag=self.app_spec, directory=self._directory)
-            doubt = (
-                f"The source of the app {spec!r} is not found from here: mend that name, or name the storage "
-                "by --url or QML_MP_URL." + (f" {where}" if where else "")
-            )
+        where = where_to_call(flag=self.app_spec, directory=self._directory)
+        url, doubt = guessed_url(spec, if_not_found=where)
         if url is not None or not is_url_in_environment():  # before which no settings file counts
             self.doubt = doubt
         return url

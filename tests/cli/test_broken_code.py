@@ -228,6 +228,7 @@ def test_a_command_that_wants_the_url_of_code_whose_import_does_not_end_says_how
     assert refused.code == 3
     assert is_one_error(refused.err)
     assert "was not imported within 100ms (boot_timeout). Only the storage's URL is wanted" in refused.err
+    assert "-v shows" not in refused.err  # there is none of the user's
     assert "name that by --url" in refused.err
 
 
@@ -240,6 +241,7 @@ def test_a_queue_that_nobody_knows_is_looked_for_in_code_whose_import_does_not_e
 
     assert refused.code == 3
     assert "(boot_timeout). It was to say whether it serves a queue 'later'" in refused.err
+    assert "-v shows" not in refused.err
 
 
 def test_a_queue_that_nobody_knows_wants_the_app_or_force(qml: Qml, storage: Storage) -> None:
@@ -249,7 +251,7 @@ def test_a_queue_that_nobody_knows_wants_the_app_or_force(qml: Qml, storage: Sto
     forced = qml("-A", "tasks:app", "queues", "pause", "later", *_URL, "--force")
 
     assert refused.code == 3
-    assert "With --force it is not asked." in refused.err
+    assert "With --force it is not asked. (-v shows the traceback)\n" in refused.err
     assert forced.code == 0
 
 

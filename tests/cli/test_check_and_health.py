@@ -265,6 +265,25 @@ def test_a_folder_that_may_not_be_entered_is_not_taken_for_one_without_a_schema(
     assert "data/jobs.db cannot be looked for: Permission denied. See that this user may enter" in listed.err
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "health", "check", "enqueue f", "migrate", "bench", "web --port 0"]
+)
+def test_who_names_nothing_where_the_folder_cannot_be_written_is_told_that_the_file_is_the_default(
+    qml: Qml, command: str
+) -> None:
+    qml.folder.chmod(0o555)
+
+    unnamed = qml(*command.split(), file_modes_bind=True)
+    named = qml(*command.split(), "--url", "sqlite:///qml.db", file_modes_bind=True)
+
+    qml.folder.chmod(0o700)
+    told = "That storage is the default: no app is named (-A, QML_MP_APP), and no URL (--url, QML_MP_URL).\n"
+    assert unnamed.code == named.code == (1 if command == "health" else 4)
+    assert ": Permission denied. " in unnamed.out + unnamed.err
+    assert told in unnamed.out + unnamed.err
+    assert "the default" not in named.out + named.err
+
+
 def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
     qml: Qml, admin: psycopg.Connection
 ) -> None:

@@ -47,7 +47,8 @@ def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
         storage = session.existing_storage(may_import=False)
         views = view_servers(storage)
     except QmlError as error:
-        return False, " ".join(str(error).split())
+        more = session.more_about(error)
+        return False, " ".join(str(error).split()) + (f" {more}" if more else "")
     chosen = _chosen(views, names)
     if not chosen:
         who = f"is called {' or '.join(names)}" if names else "runs on this machine"

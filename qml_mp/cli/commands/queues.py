@@ -231,7 +231,7 @@ def _check_known(session: Session, storage: Storage, name: str, *, has_force: bo
         raise AppImportError(
             f"{sentence(str(error))} It was to say whether it serves a queue {name!r}, as no job waits in "
             "one and no server does." + (" With --force it is not asked." if has_force else "")
-        ) from error
+        ) from error.__cause__
     known.update(() if facts is None else facts.queues)
     if name in known:
         return
