@@ -17,11 +17,25 @@ from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-from tests.cli.command import Qml, on_a_terminal
+from tests.cli.command import Ended, Qml, on_a_terminal
 from tests.processes.harness import ROOT
 from tests.statement_trace import TRACE, statements
 
 _FETCH = Fetch(worker_id="w", server_id="s", queues=())
+# The command beside a database that has too many jobs to count them all.
+_SLOW = """
+from qml_mp.cli.main import main
+from qml_mp.storage.store import Storage
+from qml_mp.views import snapshot
+from tests.storage.helpers import too_long
+count = Storage.queue_stats
+def in_time(storage, *, among=None):
+    if among is None:
+        raise too_long()
+    return count(storage, among=among)
+Storage.queue_stats, snapshot.MOST_COUNTED = in_time, 2
+main()
+"""
 
 
 def test_a_paused_queue_is_shown_and_gives_no_job_until_it_is_resumed(qml: Qml, storage: Storage) -> None:
@@ -58,6 +72,26 @@ def test_however_many_jobs_wait_in_a_queue_its_pause_does_not_count_them(
     assert not counts_all("pause images")
     assert not counts_all("limit images 3")
     assert [each.limit.max_running for each in storage.standings() if each.limit.paused] == [3]
+
+
+def test_where_there_are_more_jobs_than_are_counted_in_time_queues_are_counted_up_to_a_number(
+    qml: Qml, storage: Storage
+) -> None:
+    (qml.folder / "slow.py").write_text(_SLOW)
+    storage.enqueue_many(Job.new("work", queue="images") for _ in range(3))
+
+    def slow(*command: str) -> Ended:
+        return qml("queues", *command, module="slow", env={"PYTHONPATH": str(ROOT)})
+
+    [shown] = slow("list", "--json").lines
+    table = slow("list")
+    paused, unknown, strange = slow("pause", "images"), slow("pause", "image"), slow("pause", "no queue")
+
+    assert (shown["name"], shown["enqueued"], shown["counted_up_to"]) == ("images", 3, 2)
+    assert " 2+ " in table.out.splitlines()[1]
+    assert (table.code, paused.code, unknown.code, strange.code) == (0, 0, 2, 2)
+    assert "Did you mean 'images'?" in unknown.err
+    assert "counted_up_to" not in qml("queues", "list", "--json").out
 
 
 def test_a_queue_whose_jobs_are_all_for_later_is_known(qml: Qml, storage: Storage) -> None:

@@ -32,6 +32,7 @@ from qml_mp.views.queues import (
     view_queues,
 )
 from qml_mp.views.servers import view_servers
+from qml_mp.views.snapshot import Counting
 
 _NO_LIMIT = "none"
 
@@ -74,14 +75,16 @@ def list_queues(session: Session, watch: timedelta | None, as_json: bool) -> Non
     Of each stands there how many live servers take its jobs.
     """
     storage = session.existing_storage()
+    counting = Counting()
 
     def show() -> None:
-        views = view_queues(storage, view_servers(storage))
+        servers = view_servers(storage)
+        views, most = counting.counted(lambda among: (view_queues(storage, servers, among=among), among))
         if as_json:
             for view in views:
-                print_json(view.to_json())
+                print_json({**view.to_json(), **({} if most is None else {"counted_up_to": most})})
         else:
-            print_queues(views)
+            print_queues(views, most=most)
 
     show_once_or_watch(show, watch, as_json=as_json)
 
@@ -210,21 +213,29 @@ def _check_queue(session: Session, storage: Storage, name: str, *, force: bool) 
     try:
         check_queue_name(name)
     except ConfigurationError:
-        if name in {view.stats.name for view in view_queues(storage)}:
+        if name in _all_names(storage):
             return
         raise
     if not force:
         _check_known(session, storage, name)
 
 
+def _all_names(storage: Storage) -> set[str]:
+    """Of the queues that hold jobs or are limited, in as far as those are counted in time."""
+    views = Counting().counted(lambda among: view_queues(storage, among=among))
+    return {view.stats.name for view in views}
+
+
 def _check_known(session: Session, storage: Storage, name: str, *, has_force: bool = True) -> None:
     """Raise unless a job, a server, the app or a limit names the queue: a slip of the pen would do nothing,
     and nobody would see it. `has_force`: whether the command takes --force."""
     known = {DEFAULT_QUEUE, *(queue for server in storage.list_servers() for queue in server.queues)}
-    for among in (1, None):  # all are counted for a queue whose jobs are for later, if need be
-        known.update(view.stats.name for view in view_queues(storage, among=among))
-        if name in known:
-            return
+    known.update(view.stats.name for view in view_queues(storage, among=1))
+    if name in known:
+        return
+    known.update(_all_names(storage))  # also one whose jobs are for later
+    if name in known:
+        return
     try:
         facts = session.facts()
     except AppImportError as error:
