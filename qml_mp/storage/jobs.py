@@ -11,7 +11,7 @@ from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Part, RowsRefused, Values
 from qml_mp.storage.driver_connection import driver_connection
 from qml_mp.storage.given_back import Released, give_back
 from qml_mp.storage.job_rows import job_of
@@ -208,10 +208,20 @@ class JobStore(Part):
             return release(transaction, self._claims_of(claims))
 
     def _change_these(self, what: str, query: str, job_ids: Sequence[str], *, durable: bool) -> int:
-        """Change these jobs by a commit of their own, since a constraint may be looked at only then."""
-        with self._db.transaction(what, durable=durable) as transaction:
-            changed = transaction.run(query, {"ids": list(job_ids)})
-        return changed.count
+        """Change these jobs by a commit of their own, since SQLite looks at some constraints only then.
+
+        On PostgreSQL a refusal is raised behind the transaction: one that an error leaves costs the
+        connection, and there may be dozens in a row. In SQLite it leaves the transaction, whose commit would
+        be written, although nothing has changed, and wake everybody.
+        """
+        with self._db.transaction(what, pipelined=False, durable=durable) as transaction:
+            try:
+                return transaction.apart(lambda: transaction.run(query, {"ids": list(job_ids)}).count)
+            except RowsRefused as error:
+                if self._db.has_one_writer:
+                    raise
+                refusal = error
+        raise refusal
 
     def _change_again(
         self, left_out: LeftOut | None, change: Callable[[Sequence[str]], int]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,13 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.left_out import LeftOut
+from qml_mp.storage.postgres import connection
+from qml_mp.storage.postgres.link import Link, open_link
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.run import Run
+from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_an_hour, job_in, server_run
 from tests.storage.test_exchange import before_query, interrupt
@@ -77,6 +81,15 @@ def run(storage: Storage, clock: HandClock) -> Iterator[Run]:
 def refuse(raw: Raw, change: Change, job_ids: Sequence[str]) -> None:
     listed = ", ".join(f"'{job_id}'" for job_id in job_ids)
     raw.refuse(change.query, "jobs", saying=REFUSAL, when=f"OLD.id IN ({listed})")
+
+
+def refer_to(raw: Raw, job_ids: Sequence[str], *, checked: str = "") -> None:
+    """By a foreign key of the user's."""
+    theirs = f"{raw.name('jobs').rpartition('.')[0]}.theirs".lstrip(".")
+    key = "REFERENCES {jobs} (id)"
+    raw.run(f"CREATE TABLE {theirs} (job {'text' if raw.is_sqlite else 'varchar'} {key} {checked})")
+    for job_id in job_ids:
+        raw.run(f"INSERT INTO {theirs} VALUES (?)", job_id)
 
 
 def unchanged(raw: Raw) -> set[str]:
@@ -147,10 +160,7 @@ def test_expired_jobs_to_which_a_row_of_the_users_refers_keep_no_others(
     storage: Storage, raw: Raw, left_out: LeftOut, checked: str
 ) -> None:
     job_ids = make_expired(storage, raw, ALL)
-    theirs = f"{raw.name('jobs').rpartition('.')[0]}.theirs".lstrip(".")
-    key = "REFERENCES {jobs} (id)"
-    raw.run(f"CREATE TABLE {theirs} (job {'text' if raw.is_sqlite else 'varchar'} {key} {checked})")
-    raw.run(f"INSERT INTO {theirs} VALUES (?)", job_ids[3])
+    refer_to(raw, job_ids[3:4], checked=checked)
 
     assert storage.delete_expired_jobs(limit=200, left_out=left_out) == ALL - 1
 
@@ -181,6 +191,50 @@ def test_where_many_are_refused_a_look_makes_a_bounded_number_of_tries_and_the_n
 
     assert unchanged(raw) == bad_ids
     assert sorted(tries) == sorted(bad_ids)
+
+
+@pytest.mark.fault(75)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@CHANGES
+def test_however_many_are_refused_postgresql_has_one_connection_made_anew_and_none_when_they_are_tried_again(
+    storage: Storage,
+    raw: Raw,
+    clock: HandClock,
+    left_out: LeftOut,
+    change: Change,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse(raw, change, change.make(storage, raw, ALL))
+    made = []
+
+    def noted(*given: Any) -> Link:
+        made.append(given)
+        return open_link(*given)
+
+    monkeypatch.setattr(connection, "open_link", noted)
+    change.run(storage, left_out)
+    assert (len(left_out.take_refusals()), len(made)) == (ALL, 1)  # for that of all of them together
+
+    clock.seconds += 1
+    change.run(storage, left_out)
+
+    assert (len(left_out.take_refusals()), len(made)) == (ALL, 1)
+
+
+@pytest.mark.fault(75)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_in_sqlite_what_is_refused_commits_nothing_which_would_wake_everybody(
+    storage: Storage, raw: Raw, clock: HandClock, left_out: LeftOut
+) -> None:
+    refer_to(raw, make_expired(storage, raw, ALL))
+    [before] = raw.run("PRAGMA data_version")
+
+    for _ in range(2):
+        assert storage.delete_expired_jobs(limit=200, left_out=left_out) == 0
+        clock.seconds += 1
+
+    assert len(left_out.take_refusals()) == 2 * ALL
+    assert raw.run("PRAGMA data_version") == [before]
 
 
 @pytest.mark.fault(75)
@@ -226,6 +280,33 @@ def test_interrupted_before_any_query_nothing_is_lost_and_the_next_look_changes_
         clock.seconds += 60
         change.run(storage, mine)
         assert unchanged(raw) == set()
+        if is_through:
+            break
+
+    assert number > 3
+
+
+@pytest.mark.fault(36)
+@CHANGES
+def test_after_any_lost_reply_to_a_commit_the_next_look_changes_the_rest_and_leaves_the_refused_job_out(
+    storage: Storage, raw: Raw, clock: HandClock, change: Change
+) -> None:
+    for number in count(1):
+        raw.run("DELETE FROM {jobs}")
+        bad_id, *_ = change.make(storage, raw, 4)
+        refuse(raw, change, [bad_id])
+        mine, is_through = LeftOut(clock), False
+        failpoints.arm(f"storage.committed=raise:{number}")
+        try:
+            change.run(storage, mine)
+            is_through = True
+        except StorageUnavailable:
+            assert set(mine.ids) <= {bad_id}
+        finally:
+            failpoints.arm("")
+        change.run(storage, mine)
+        assert unchanged(raw) == set(mine.ids) == {bad_id}
+        raw.allow("jobs")
         if is_through:
             break
 
