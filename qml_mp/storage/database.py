@@ -81,8 +81,8 @@ class Transaction(Protocol):
 
     def apart(self, write: Callable[[], _T]) -> _T:
         """Run it. When a constraint refuses its rows, or a trigger of the user's, it is undone and
-        `RowsRefused` raised. It costs a round trip. In SQLite, a deferred foreign key refuses all at the
-        commit, and so does a trigger that says RAISE(ROLLBACK)."""
+        `RowsRefused` raised. Only in a transaction that is not `pipelined`. In SQLite, a deferred foreign key
+        refuses all at the commit, and so does a trigger that says RAISE(ROLLBACK)."""
 
 
 class Sender(Protocol):

@@ -237,7 +237,7 @@ class RecurringStore(Part):
         jobs: list[Job] = []
         disabled: dict[str, str] = {}
         refused: dict[str, str] = {}
-        with self._db.transaction(_FIRING) as transaction:
+        with self._db.transaction(_FIRING, pipelined=not apart) as transaction:
             rows = transaction.run(queries.lock_due, which).rows()
             together = [] if apart or len(rows) < 2 else rows
             jobs_of = self._db.queries.jobs

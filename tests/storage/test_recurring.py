@@ -284,6 +284,25 @@ def test_a_template_whose_job_is_refused_stays_due_and_the_others_fire(
     assert after[1].jobs == ()
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("place", [0, 5, 7])
+def test_on_postgresql_a_template_whose_job_a_deferred_trigger_refuses_keeps_no_others_wherever_it_stands(
+    storage: Storage, raw: Raw, place: int
+) -> None:
+    """Whatever the driver has prepared on the connection by then."""
+    names = [f"t{number}" for number in range(9)]
+    for number, name in enumerate(names):
+        storage.upsert_recurring_job(replace(daily(name), method="bad" if number == place else "work"))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    refuse_jobs_of_method_bad(raw, "a deferred trigger")
+
+    fired = [storage.fire_due_recurring() for _ in range(8)]
+
+    bad = names.pop(place)
+    assert [job.metadata["recurring_id"] for each in fired for job in each.jobs] == names
+    assert [each.refused for each in fired] == [{bad: "not bad."}] * 8
+
+
 def test_while_a_template_is_refused_the_next_firing_of_another_is_told(
     storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,8 +354,11 @@ def refuse_jobs_of_method_bad(raw: Raw, by: str) -> Callable[[], object]:
         f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'not bad'; END $$"
     )
+    is_deferred = by == "a deferred trigger"
+    at_once = "TRIGGER no BEFORE INSERT ON {jobs}"
+    deferred = "CONSTRAINT TRIGGER no AFTER INSERT ON {jobs} DEFERRABLE INITIALLY DEFERRED"
     raw.run(
-        f"CREATE TRIGGER no BEFORE INSERT ON {{jobs}} FOR EACH ROW WHEN (NEW.method = 'bad') "
+        f"CREATE {deferred if is_deferred else at_once} FOR EACH ROW WHEN (NEW.method = 'bad') "
         f"EXECUTE FUNCTION {schema}.no()"
     )
     return lambda: raw.run("DROP TRIGGER no ON {jobs}")
