@@ -145,8 +145,6 @@ class ServerRegistry(Part):
             removed = transaction.run(queries.lock_server if may_keep_row else queries.remove_server, verdict)
             if is_silent and removed.count == 0:
                 return 0
-            # A query of its own, so that it sees what was asked while the first one waited.
-            transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})
             # Claims before workers, as a worker locks them that finishes one and takes the next.
             lock_claims = self._db.queries.claims.lock_of_server
             transaction.run(lock_claims, which)
@@ -161,6 +159,8 @@ class ServerRegistry(Part):
             transaction.run(queries.remove_workers_of, which)
             if may_keep_row and released == len(held):
                 transaction.run(queries.remove_server, verdict)
+            # Where the row is gone. A query of its own, so that it sees what was asked while that one waited.
+            transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})
             return released
 
     def register_worker(self, info: WorkerInfo) -> bool:

@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 
+from qml_mp.core.acts import ActKind, ActRequest, ActState, Asker
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
@@ -102,6 +103,87 @@ def test_a_dead_server_stays_registered_without_workers_until_all_is_given_back(
     clock.seconds += 1
     of_the_dead(storage, left_out)
     assert storage.list_servers() == []
+
+
+def given_back(storage: Storage, raw: Raw, left_out: LeftOut) -> None:
+    raw.allow("jobs")
+    of_the_dead(storage, left_out)
+
+
+def given_back_by_its_age(storage: Storage, raw: Raw, left_out: LeftOut) -> None:
+    raw.allow("jobs")
+    storage.requeue_stranded_jobs(storage.now() + HOUR, retention=KEEP)
+    of_the_dead(storage, left_out)
+
+
+def declared_dead_by_its_silence(storage: Storage, _: Raw, left_out: LeftOut) -> None:
+    of_the_silent(storage, left_out)
+
+
+def ask_and_have_a_job_refused(storage: Storage, raw: Raw, left_out: LeftOut) -> list[ActRequest]:
+    """Of a server that dies then, and stays registered for the job; it has taken what is asked first."""
+    refuse(raw, hold(storage, raw, 2)[:1])
+    by = Asker(who="anna", where="cli")
+    requests = [ActRequest(kind=kind, server_id="server#1", by=by) for kind in (ActKind.RELOAD, ActKind.STOP)]
+    storage.ask(requests[0])
+    storage.take_acts("server#1")
+    storage.ask(requests[1])
+    of_the_dead(storage, left_out)
+    return requests
+
+
+def states_of(storage: Storage, requests: Sequence[ActRequest]) -> list[ActState]:
+    acts = [storage.get_act(request.id) for request in requests]
+    return [act.state for act in acts if act is not None]
+
+
+OPEN = [ActState.TAKEN, ActState.ASKED]
+ENDED = [ActState.UNFINISHED, ActState.GONE]
+
+
+@pytest.mark.fault(75)
+@pytest.mark.parametrize("goes", [given_back, given_back_by_its_age, declared_dead_by_its_silence])
+def test_what_was_asked_of_a_dead_server_that_stays_registered_ends_with_its_row(
+    storage: Storage,
+    raw: Raw,
+    clock: HandClock,
+    left_out: LeftOut,
+    goes: Callable[[Storage, Raw, LeftOut], None],
+) -> None:
+    requests = ask_and_have_a_job_refused(storage, raw, left_out)
+    assert (len(storage.list_servers()), states_of(storage, requests)) == (1, OPEN)
+
+    clock.seconds += 1
+    goes(storage, raw, left_out)
+
+    assert (storage.list_servers(), states_of(storage, requests)) == ([], ENDED)
+    raw.age("acts", "asked_at", timedelta(days=400))
+    assert storage.delete_old_acts(kept_for=timedelta(days=90), limit=9) == 2
+
+
+@pytest.mark.fault(75)
+def test_interrupted_before_any_query_a_dead_server_has_its_row_and_what_was_asked_of_it_or_neither(
+    storage: Storage, raw: Raw, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in count(1):
+        raw.run("DELETE FROM {jobs}")
+        mine, is_through = LeftOut(clock), False
+        requests = ask_and_have_a_job_refused(storage, raw, mine)
+        raw.allow("jobs")
+        clock.seconds += 1
+        with monkeypatch.context() as patched:
+            before_query(storage, number, interrupt, patched)
+            try:
+                of_the_dead(storage, mine)
+                is_through = True
+            except StorageUnavailable:
+                assert (len(storage.list_servers()), states_of(storage, requests)) == (1, OPEN)
+        of_the_dead(storage, mine)
+        assert (storage.list_servers(), states_of(storage, requests)) == ([], ENDED)
+        if is_through:
+            break
+
+    assert number > 5
 
 
 @pytest.mark.fault(75)
