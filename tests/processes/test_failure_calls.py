@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +70,51 @@ def test_what_a_killed_server_had_to_tell_the_next_one_tells(
     assert before == []
     assert [line[:3] for line in told(tmp_path)] == [[job_id, "failed", "ValueError"]]
     assert has_none(storage)
+
+
+FAILS = """
+from qml_mp import QmlApp, RetryPolicy
+app = QmlApp()
+@app.job(retry=RetryPolicy.none())
+def fails():
+    raise ValueError("no")
+"""
+TELLS = """
+@app.on_failure
+def tell(job, error):
+    with open({told!r}, "a") as file:
+        file.write(job.id + "\\n")
+"""
+NO_WORKER = """
+import setproctitle
+if setproctitle.getproctitle().startswith("qml-mp: worker"):
+    raise MemoryError
+"""
+
+
+def test_while_new_workers_cannot_boot_failures_of_the_old_ones_are_told_though_the_new_code_wants_no_call(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    code = tmp_path / "telling_app.py"
+    code.write_text(FAILS + TELLS.format(told=str(tmp_path / "told")))
+    one = server(
+        "-w", "1", app="telling_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
+    ).start()  # fmt: skip
+    code.write_text(NO_WORKER + FAILS)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "MemoryError" in one.log(), what=one.log)
+    job_id = enqueue(storage, "fails")
+    wait_until(lambda: told(tmp_path) == [[job_id]], what=one.log)
+    code.write_text(FAILS)
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: one.log().count("left as told") == 1, what=one.log)
+    wait_until(lambda: not is_hooked(storage), what=one.log)
+    assert one.stop() == 0
+
+
+def is_hooked(storage: Storage) -> bool:
+    """Whether failures of the method are stored to be told."""
+    query = storage._db.queries.failures.hooked
+    return bool(storage._db.read("reading hooks", query, {"methods": ["fails"]}))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop, Hooked
+from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.run import Run
 from tests.unit.hand_clock import HandClock
 
@@ -76,6 +78,66 @@ def test_code_that_comes_while_storage_takes_its_time_is_declared_after_the_code
     assert loop.due_at() == float("inf")
     assert storage.standings() == []
     assert not storage.declare_hooks(["work"], calls=False, traces=False)
+
+
+def hooks(storage: Storage) -> dict[str, tuple[bool, bool]]:
+    """Of each method whether failures of it are told, and lost attempts."""
+    which, query = {"methods": ["work", "new", "gone"]}, storage._db.queries.failures.hooked
+    rows = storage._db.read("reading hooks", query, which)
+    return {str(row["method"]): (bool(row["calls"]), bool(row["traces"])) for row in rows}
+
+
+def test_what_code_before_wants_to_be_told_stays_until_none_of_it_works(
+    storage: Storage, loop: DeclarationsLoop
+) -> None:
+    seen = []
+    newer = AppFacts(name="shop", methods=("work", "new"), traces=True)
+
+    def look() -> None:
+        loop.tick(storage)
+        seen.append(hooks(storage))
+
+    loop.declare(newer, older=Hooked(calls=frozenset({"work", "gone"}), traces=frozenset({"work"})))
+    look()
+    storage.declare_hooks(["work"], calls=False, traces=True)  # by a server that was started meanwhile
+    loop.hook_again()
+    look()
+    loop.hook_alone()
+    look()
+
+    both = {"work": (True, True), "new": (False, True)}
+    assert seen == [both, both, {"work": (False, True), "new": (False, True)}]
+    assert loop.due_at() == NEVER
+
+
+def test_where_newer_code_wants_to_be_told_of_as_much_nothing_is_declared_later(
+    storage: Storage, loop: DeclarationsLoop
+) -> None:
+    """Another server may have declared newer code by then."""
+    loop.declare(FACTS, older=Hooked.of(replace(FACTS, methods=("work", "gone"))))
+    loop.tick(storage)
+
+    loop.hook_again()
+    loop.hook_alone()
+
+    assert loop.due_at() == NEVER
+
+
+def test_what_is_told_of_workers_while_storage_takes_its_time_is_followed_in_the_same_tick(
+    storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare = storage.declare_hooks
+
+    def slowly(*arguments: Any, **options: Any) -> bool:
+        loop.hook_alone()
+        return declare(*arguments, **options)
+
+    loop.declare(replace(FACTS, wants_failures=False), older=Hooked.of(FACTS))
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "declare_hooks", slowly)
+        loop.tick(storage)
+
+    assert (hooks(storage), loop.due_at()) == ({}, NEVER)
 
 
 def older_server() -> ServerInfo:

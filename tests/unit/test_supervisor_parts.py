@@ -38,6 +38,7 @@ from qml_mp.processing.middleware import StateChange
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
@@ -276,6 +277,77 @@ def test_while_new_workers_cannot_boot_those_of_the_code_before_are_woken_for_th
     due.append(calls.due_at() < NEVER)
 
     assert due == [False, True, False]
+
+
+@pytest.mark.parametrize("wants", [{"wants_failures": True}, {"traces": True}], ids=str)
+def test_what_the_code_before_wants_to_hear_of_its_jobs_is_stored_until_workers_of_new_code_do_them(
+    run_of: MakeRun, storage: Storage, wants: dict[str, Any]
+) -> None:
+    run, hooked = run_of(1), []
+    old, new = AppFacts(methods=("work", "old"), **wants), AppFacts(methods=("work", "new"))
+    run.registration.serve(("default",), old)
+    declarations = DeclarationsLoop(run)
+    declarations.declare(old)
+    declarations.tick(storage)
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=declarations)
+
+    def look() -> None:
+        reload.turn()
+        declarations.tick(storage)
+        hooked.append(hooked_methods(storage))
+
+    with stand_in_of(run):
+        reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
+        reload._take_over(new)
+        look()  # new workers are on their way
+        storage.declare_hooks(["work"], calls=False, traces=False)  # by another server with the new code
+        run.pool.boots.error = "MemoryError"
+        look()
+        reload._take_over(new)  # it is mended
+        look()
+    look()  # the last one has died, and storage may not know it yet
+    with stand_in_of(run) as worker:
+        worker.worker_id = "one of the new code"
+        look()
+        worker.ready_at = 0.0
+        look()
+
+    assert hooked == [*4 * [{"work", "old"}], {"work", "old"}, {"old"}]
+
+
+@pytest.mark.parametrize(("wants", "hooked"), [(True, {"work", "old"}), (False, {"new"})], ids=str)
+def test_a_return_to_the_old_code_after_a_reload_that_replaced_nobody_ends_with_its_hooks_alone(
+    run_of: MakeRun, storage: Storage, wants: bool, hooked: set[str]
+) -> None:
+    run = run_of(1)
+    old = AppFacts(methods=("work", "old"), wants_failures=wants)
+    new = AppFacts(methods=("work", "new"), wants_failures=not wants)
+    run.registration.serve(("default",), old)
+    declarations = DeclarationsLoop(run)
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=declarations)
+
+    with stand_in_of(run):
+        reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
+        reload._take_over(new)
+        run.pool.boots.error = "MemoryError"
+        reload.turn()
+        declarations.tick(storage)
+        of_both = hooked_methods(storage)
+        reload._take_over(old)
+    with stand_in_of(run) as worker:
+        worker.worker_id, worker.ready_at = "one that was forked for the return", 0.0
+        reload.turn()
+        declarations.tick(storage)
+
+    assert "work" in of_both
+    assert hooked_methods(storage) == hooked  # "new" as each method that code has no more
+    assert run.registration.wants_failures == wants
+
+
+def hooked_methods(storage: Storage) -> set[str]:
+    """Those of whose jobs something is stored for code to hear of."""
+    which, query = {"methods": ["work", "old", "new"]}, storage._db.queries.failures.hooked
+    return {str(row["method"]) for row in storage._db.read("reading hooks", query, which)}
 
 
 def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeRun) -> None:

@@ -4,6 +4,7 @@ templates), which storage follows at the start and at a reload."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.child.source import AppFacts
@@ -14,6 +15,33 @@ from qml_mp.storage.values import Followed
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
 from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
 from qml_mp.supervisor.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooked:
+    """The methods of which code wants to hear, by what of their jobs is stored for that."""
+
+    calls: frozenset[str] = frozenset()
+    """That they have failed, for its function to be called."""
+    traces: frozenset[str] = frozenset()
+    """How their attempts ended whose process died, for their spans."""
+
+    @classmethod
+    def by(cls, methods: Iterable[str] | None, *, calls: bool, traces: bool) -> Hooked:
+        """What code of these methods wants."""
+        known = frozenset(methods or ())
+        return cls(calls=known if calls else frozenset(), traces=known if traces else frozenset())
+
+    @classmethod
+    def of(cls, facts: AppFacts) -> Hooked:
+        """What this code wants."""
+        return cls.by(facts.methods, calls=facts.wants_failures, traces=facts.traces)
+
+    def __or__(self, other: Hooked) -> Hooked:
+        return Hooked(calls=self.calls | other.calls, traces=self.traces | other.traces)
+
+
+NOTHING = Hooked()
 
 
 class SelfDescriptionLoop(Loop):
@@ -43,15 +71,34 @@ class DeclarationsLoop(Loop):
         self._facts = AppFacts()
         self._pending: list[Callable[[Storage, AppFacts], None]] = []
         """What storage has not followed yet."""
+        self._older = NOTHING
+        """What code before wants, of which workers are left, and this one does not."""
         self._spared: frozenset[str] = frozenset()
         """Templates that this code has no more and other live servers know, until those are gone."""
         self._refused: Mapping[str, str | None] = {}
         """Templates of this code that are another app's or a person's (None), until they are not any more."""
 
-    def declare(self, facts: AppFacts) -> None:
-        """Have storage follow this code at the next tick."""
+    def declare(self, facts: AppFacts, *, older: Hooked = NOTHING) -> None:
+        """Have storage follow this code at the next tick. `older` is what code before wants whose workers are
+        not replaced yet, and may never be. What is not stored when their jobs fail can never be told, so
+        its hooks stay until `hook_alone`."""
+        own, methods = Hooked.of(facts), frozenset(facts.methods or ())
+        self._older = Hooked(
+            calls=(older.calls & methods) - own.calls, traces=(older.traces & methods) - own.traces
+        )
         self._facts = facts
         self.declare_again()
+
+    def hook_again(self) -> None:
+        """Workers of the code before stay: have its hooks, whatever others have declared meanwhile."""
+        if self._older != NOTHING:
+            self._pending.append(self._hook)
+
+    def hook_alone(self) -> None:
+        """None of the code before works any more; again, that is harmless."""
+        if self._older != NOTHING:
+            self._older = NOTHING
+            self._pending.append(self._hook)
 
     def declare_again(self) -> None:
         """Have storage follow the same code once more at the next tick."""
@@ -76,7 +123,12 @@ class DeclarationsLoop(Loop):
         storage.declare_limits(facts.methods or (), {limit.name: limit for limit in facts.limits})
 
     def _hook(self, storage: Storage, facts: AppFacts) -> None:
-        storage.declare_hooks(facts.methods or (), calls=facts.wants_failures, traces=facts.traces)
+        hooked = Hooked.of(facts) | self._older
+        alike: dict[tuple[bool, bool], list[str]] = {}
+        for method in facts.methods or ():
+            alike.setdefault((method in hooked.calls, method in hooked.traces), []).append(method)
+        for (calls, traces), methods in alike.items():
+            storage.declare_hooks(methods, calls=calls, traces=traces)
 
     def _follow(self, storage: Storage, facts: AppFacts) -> None:
         others = _not_declared(storage, facts)

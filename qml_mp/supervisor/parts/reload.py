@@ -16,7 +16,7 @@ from qml_mp.child.source import AppFacts, ProgramSource, is_in_memory
 from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
-from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop, Hooked
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.registration import ServerRegistration
@@ -46,28 +46,19 @@ class Served:
     """None named: all."""
     methods: tuple[str, ...] | None
     """None: not known."""
-    wants_failures: bool
-    traces: bool
+    hooked: Hooked
 
     @classmethod
     def by(cls, registration: ServerRegistration) -> Served:
         """As it is said now."""
-        return cls(
-            queues=registration.says.queues,
-            methods=registration.says.methods,
-            wants_failures=registration.wants_failures,
-            traces=registration.traces,
-        )
+        methods = registration.says.methods
+        hooked = Hooked.by(methods, calls=registration.wants_failures, traces=registration.traces)
+        return cls(queues=registration.says.queues, methods=methods, hooked=hooked)
 
     @classmethod
     def of(cls, facts: AppFacts, *, queues: tuple[str, ...]) -> Served:
         """By this code alone."""
-        return cls(
-            queues=queues,
-            methods=facts.methods,
-            wants_failures=facts.wants_failures,
-            traces=facts.traces,
-        )
+        return cls(queues=queues, methods=facts.methods, hooked=Hooked.of(facts))
 
     def and_of(self, newer: Served) -> Served:
         """What workers of either code do."""
@@ -75,8 +66,7 @@ class Served:
         return Served(
             queues=_of_either(self.queues, newer.queues) if self.queues and newer.queues else (),
             methods=_of_either(self.methods or (), newer.methods or ()) if known else None,
-            wants_failures=self.wants_failures or newer.wants_failures,
-            traces=self.traces or newer.traces,
+            hooked=self.hooked | newer.hooked,
         )
 
 
@@ -114,10 +104,9 @@ class Reload(Part):
         """Ids of the workers that the newest reload replaces."""
         self._facts: AppFacts | None = None
         """Of the newest code that was taken over; None: of none yet."""
-        self._queues: tuple[str, ...] = ()
-        """Those served for it."""
-        self._before = Served.by(run.registration)
-        """What was said before that: of all code before of which workers may be left."""
+        self._newest = self._before = Served.by(run.registration)
+        """What that gives, or the code of the start; and what all code before does of which workers may be
+        left."""
         self._serves_both = False
         """No worker of the new code could boot, and some of the code before work on."""
 
@@ -210,7 +199,7 @@ class Reload(Part):
         return Probe(self._source, timeout=self._run.config.boot_timeout, own_fds=everyone.own_fds())
 
     def _take_over(self, facts: AppFacts) -> None:
-        queues = self._run.registration.says.queues
+        queues = self._newest.queues
         try:
             if self._queues_of is not None:
                 queues = tuple(self._queues_of(facts))
@@ -218,13 +207,12 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
-        said = Served.by(self._run.registration)
-        # Those whom the reload before was to replace are there yet: it says nothing of their code.
-        self._before = said if self._old.isdisjoint(self._ids()) else self._before.and_of(said)
-        self._facts, self._queues = facts, queues
+        # Of those whom the reload before was to replace, and who are left, the newest code says nothing.
+        self._before = self._before.and_of(self._newest) if self._is_old_left() else self._newest
+        self._facts, self._newest = facts, Served.of(facts, queues=queues)
         self._serves_both = False
         self._run.registration.serve(queues, facts)
-        self._declarations.declare(facts)
+        self._declarations.declare(facts, older=self._before.hooked)
         self._run.pool.serve(queues)
         self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
         self._replace_all()
@@ -253,17 +241,26 @@ class Reload(Part):
         if self._facts is None or self._facts.methods is None or self._before.methods is None:
             return
         self._serves_both = True
-        both = self._before.and_of(Served.of(self._facts, queues=self._queues))
-        facts = replace(
-            self._facts, methods=both.methods, wants_failures=both.wants_failures, traces=both.traces
-        )
+        both = self._before.and_of(self._newest)
+        calls, traces = bool(both.hooked.calls), bool(both.hooked.traces)
+        facts = replace(self._facts, methods=both.methods, wants_failures=calls, traces=traces)
         self._run.registration.serve(both.queues, facts)
+        self._declarations.hook_again()
 
     def _watch_old_ones(self) -> None:
-        """Once none is left of the code before, the new one's methods and queues stand alone."""
-        if self._serves_both and self._facts is not None and self._old.isdisjoint(self._ids()):
+        """Once none is left of the code before, the new one's methods and queues stand alone, and its hooks
+        once it has a worker: until then no job can fail in that, and what the last of the old ones has left
+        may not be written yet."""
+        if self._is_old_left():
+            return
+        if self._serves_both and self._facts is not None:
             self._serves_both = False
-            self._run.registration.serve(self._queues, self._facts)
+            self._run.registration.serve(self._newest.queues, self._facts)
+        if any(worker.is_ready for worker in self._run.pool):
+            self._declarations.hook_alone()
+
+    def _is_old_left(self) -> bool:
+        return not self._old.isdisjoint(self._ids())
 
     def _ids(self) -> frozenset[str]:
         return frozenset(worker.worker_id for worker in self._run.pool)
