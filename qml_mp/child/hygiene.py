@@ -31,7 +31,7 @@ from qml_mp.child.exits import WorkerExit, end_copy
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.process_settings import ProcessSettings
 from qml_mp.child.streams import StandardStreams
-from qml_mp.child.wake_up import WakeUpDescriptor
+from qml_mp.child.wake_up import WakeUpDescriptor, close_watcher_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
@@ -283,6 +283,7 @@ class Hygiene:
         self._wake_up.put_back()
         for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:
+                close_watcher_of(_handler_of(number))
                 signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 

@@ -1,11 +1,11 @@
-"""Worker: the descriptor by which an event loop hears of signals, as the app has set it at import.
-
-It is kept for a loop of the app's own, which hears by it that child processes have ended.
+"""Worker: by what event loops hear of signals, as that child processes have ended: the descriptor, as the
+app has set it at import for a loop of its own, and a handler that goes with the job that has set it.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 
 from qml_mp.host import identity_of_file
 
@@ -25,3 +25,12 @@ class WakeUpDescriptor:
             self._fd, self._file = -1, None
         # Between jobs nobody reads what is written there: it may be full, and that is no matter.
         return signal.set_wakeup_fd(self._fd, warn_on_full_buffer=False) == self._fd
+
+
+def close_watcher_of(handler: object) -> None:
+    """To be called before this handler of a signal goes. asyncio's MultiLoopChildWatcher sets its own at its
+    first use, and takes it for set until it is closed: the next job would wait for its child for ever."""
+    watcher = getattr(handler, "__self__", None)
+    kind = getattr(sys.modules.get("asyncio"), "MultiLoopChildWatcher", None)  # until Python 3.14
+    if kind is not None and isinstance(watcher, kind):
+        watcher.close()

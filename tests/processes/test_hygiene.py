@@ -61,6 +61,21 @@ def have_many_children() -> int:
         signal.raise_signal(signal.SIGCHLD)
     return 7
 """
+WATCHING_ONCE = """
+import asyncio
+from qml_mp import QmlApp
+asyncio.set_child_watcher(asyncio.MultiLoopChildWatcher())
+app = QmlApp()
+async def child() -> int:
+    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+    return await process.wait()
+@app.job()
+def plain() -> int:
+    return asyncio.run(child())
+@app.job()
+async def in_a_loop_of_its_own() -> int:
+    return await child()
+"""
 
 
 @pytest.mark.fault(23)
@@ -268,6 +283,23 @@ def test_preloaded_workers_draw_different_random_numbers_of_numpy(
     drawn = [result_of(storage, "draw") for _ in range(8)]
 
     assert len(set(drawn)) == 8
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there are no child watchers any more")
+def test_a_child_watcher_that_installs_its_handler_once_serves_one_job_after_the_other(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "watching_app.py").write_text(WATCHING_ONCE)
+    one = server("-w", "1", app="watching_app:app", PYTHONPATH=str(tmp_path)).start()
+    workers = one.worker_pids()
+
+    methods = ("plain", "plain", "in_a_loop_of_its_own", "in_a_loop_of_its_own", "plain")
+    assert [result_of(storage, method) for method in methods] == [7] * 5
+
+    assert one.worker_pids() == workers
+    assert "SIGCHLD" not in one.log()  # asyncio tells of a handler that was taken from under it
     assert one.stop() == 0
 
 
