@@ -21,6 +21,7 @@ from typing import Any
 from qml_mp import host
 from qml_mp.child.import_errors import files_in_error, files_of_user, import_error_text
 from qml_mp.child.own_loggers import our_loggers
+from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
@@ -121,10 +122,12 @@ ProgramSource = NamedProgram | LoadedProgram | PickledProgram
 """Gives a worker its program."""
 
 
-def is_in_memory(source: ProgramSource) -> bool:
-    """Whether what this process forks finds the program as it is here, and no new code: one by value is as
-    its host has sent it, whatever becomes of modules that it needs."""
-    return source.is_imported if isinstance(source, NamedProgram) else True
+def code_at_reload(source: ProgramSource) -> ReloadedCode:
+    """What those run that this process forks from now on."""
+    if isinstance(source, PickledProgram):
+        return ReloadedCode.CELLS_OF_START
+    is_in_memory = source.is_imported if isinstance(source, NamedProgram) else True
+    return ReloadedCode.OF_START if is_in_memory else ReloadedCode.NEW
 
 
 def import_named(spec: str) -> object:

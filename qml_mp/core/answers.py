@@ -10,14 +10,36 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 _LONGEST_STACK = 16 * 1024
 _LONGEST_REASON = 8 * 1024
 
 
-OLD_CODE = "they run the code that was loaded at the start; restart the server to change it"
-"""The new workers of a server whose program is in memory, as with preload."""
+class ReloadedCode(StrEnum):
+    """Which code the new workers of a reload run."""
+
+    NEW = "new"
+    OF_START = "of_start"
+    """The program is in memory, as with preload."""
+    CELLS_OF_START = "cells_of_start"
+    """The program is by value, as a notebook has sent it: what it has imported goes by name."""
+
+    @property
+    def caveat(self) -> str:
+        """What is not new of it; "": all is."""
+        match self:
+            case ReloadedCode.NEW:
+                return ""
+            case ReloadedCode.OF_START:
+                return "they run the code that was loaded at the start; restart the server to change it"
+            case ReloadedCode.CELLS_OF_START:
+                return (
+                    "they import modules anew, and run the cells as they were at the start; restart the "
+                    "server to change those"
+                )
+            case _:
+                assert_never(self)
 
 
 class ReloadState(StrEnum):
@@ -47,8 +69,8 @@ class ReloadAnswer:
     """Of these, those that have left."""
     why: str | None = None
     """With REFUSED and FAILED: the error, of several lines."""
-    is_new_code: bool = True
-    """False: the program is in memory, and the new workers run that one."""
+    code: ReloadedCode = ReloadedCode.NEW
+    """What the new workers run."""
 
     @property
     def is_final(self) -> bool:
@@ -116,7 +138,10 @@ def read_answers(text: str | None) -> Answers:
         fields: dict[str, Any] = json.loads(text or "{}")
         reload, stacks = fields.get("reload"), fields.get("stacks")
         return Answers(
-            reload=reload and ReloadAnswer(**{**reload, "state": ReloadState(reload["state"])}),
+            reload=reload
+            and ReloadAnswer(
+                **{**reload, "state": ReloadState(reload["state"]), "code": ReloadedCode(reload["code"])}
+            ),
             stacks=stacks
             and StacksAnswer(
                 began_at=stacks["began_at"], workers=tuple(WorkerStack(**each) for each in stacks["workers"])

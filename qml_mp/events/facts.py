@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.state import StateName
@@ -251,8 +252,7 @@ class ServerReloaded:
     queues: Sequence[str] = ()
     methods: Sequence[str] | None = None
     """What new code serves."""
-    is_new_code: bool = True
-    """False: the program is in memory, and stays as it is."""
+    code: ReloadedCode = ReloadedCode.NEW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

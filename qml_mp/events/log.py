@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, assert_never
 
-from qml_mp.core.answers import OLD_CODE
+from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.cron import zone_trouble
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo
@@ -119,10 +119,11 @@ def _log_server(event: facts.ServerFact) -> None:
         case facts.JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):
             text = "Server %s is %s; jobs of it that are enqueued again, or ended as was asked: %s"
             logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
-        case facts.ServerReloaded(is_new_code=False):
-            logger.info("Replacing the workers one by one; %s", OLD_CODE)
-        case facts.ServerReloaded(queues=queues, methods=methods):
-            logger.info("Replacing the workers one by one. %s", what_is_served(queues, methods))
+        case facts.ServerReloaded(code=ReloadedCode.OF_START as code):
+            logger.info("Replacing the workers one by one; %s", code.caveat)
+        case facts.ServerReloaded(queues=queues, methods=methods, code=code):
+            caveat = code.caveat and f"; {code.caveat}"
+            logger.info("Replacing the workers one by one%s. %s", caveat, what_is_served(queues, methods))
         case facts.ServerStopping(why=why, allowed=timedelta() as allowed):
             logger.info("Stopping (%s): running jobs have %s", why, format_duration(allowed))
         case facts.ServerStopping(why=why):

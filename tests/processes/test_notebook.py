@@ -15,9 +15,10 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from qml_mp import host
-from qml_mp.core.answers import ReloadState
+from qml_mp.core.answers import ReloadAnswer, ReloadedCode, ReloadState
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from tests.examples.test_readme import section
 from tests.processes.harness import PATIENCE_S, ROOT, wait_until
 
@@ -82,6 +83,12 @@ async def lead(ctx: WorkerContext, width: int) -> str:
     ctx.then(app.make_job("grow", {"size": {"width": 4}}))
     return double.enqueue(Size(10 * width)).id
 
+import units
+
+@app.job()
+def unit() -> int:
+    return units.UNIT
+
 @app.on_failure
 def note(job, error): ...
 
@@ -101,6 +108,8 @@ def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function
     assert run_cell(shown) == "144"
     assert run_cell("server.stop()") == ""
 
+    units = tmp_path / "units.py"
+    units.write_text("UNIT = 1\n")
     assert run_cell(CELLS) == ""
     assert run_cell(CELLS.partition("FACTOR = 2")[2]) == ""  # again: replaced, and no error
     assert run_cell(START) == ""
@@ -113,11 +122,14 @@ def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
         assert "helper" not in "".join(database.iterdump())  # a job is a name and JSON
     assert run_cell("FACTOR = 5") == ""
-    [server] = storage.list_servers()
-    os.kill(server.process.pid, signal.SIGHUP)
-    answer = wait_until(lambda: storage.list_servers()[0].answers.reload)
-    assert not answer.is_new_code
-    wait_until(lambda: (storage.list_servers()[0].answers.reload or answer).state is ReloadState.DONE)
+    units.write_text("import no_such_library\n")
+    refused = reload_ended(storage, ReloadState.REFUSED)
+    assert (refused.workers, "No module named 'no_such_library'" in str(refused.why)) == (0, True)
+    assert run_cell("print(unit.enqueue().wait(60))") == "1\n"
+    units.write_text("UNIT = 10\n")
+    reloaded = reload_ended(storage, ReloadState.DONE)
+    assert (reloaded.replaced, reloaded.code) == (1, ReloadedCode.CELLS_OF_START)
+    assert run_cell("print(unit.enqueue().wait(60))") == "10\n"
     assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "2\n"  # what it was when the server began
 
     assert run_cell("server.stop(); server.start()") == ""
@@ -129,6 +141,18 @@ def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: host.is_alive(server.process) is False, what="the end of the server")
     storage.close()
+
+
+def reload_ended(storage: Storage, state: ReloadState) -> ReloadAnswer:
+    """What became of a reload of the only server, once it has ended in this way."""
+    [server] = storage.list_servers()
+    os.kill(server.process.pid, signal.SIGHUP)
+
+    def ended() -> ReloadAnswer | None:
+        answer = storage.list_servers()[0].answers.reload
+        return answer if answer is not None and answer.state is state else None
+
+    return wait_until(ended, what=f"a reload that is {state}")
 
 
 def check_refusals(run_cell: RunCell) -> None:

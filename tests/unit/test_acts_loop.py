@@ -15,7 +15,7 @@ from qml_mp.cli.asking import await_act
 from qml_mp.cli.commands import signals
 from qml_mp.cli.local_servers import LocalServer
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
-from qml_mp.core.answers import OLD_CODE, ReloadAnswer, ReloadState, StacksAnswer
+from qml_mp.core.answers import ReloadAnswer, ReloadedCode, ReloadState, StacksAnswer
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotView
@@ -264,10 +264,27 @@ def test_a_drain_waits_for_a_worker_that_asks_for_a_job(
     assert (while_it_asks, desk.is_empty) == (False, True)
 
 
-def test_a_reload_of_a_program_in_memory_is_not_told_as_one_of_new_code() -> None:
-    done = ReloadAnswer(began_at=0.0, state=ReloadState.DONE, workers=2, replaced=2, is_new_code=False)
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (ReloadedCode.NEW, ""),
+        (
+            ReloadedCode.OF_START,
+            "; they run the code that was loaded at the start; restart the server to change it",
+        ),
+        (
+            ReloadedCode.CELLS_OF_START,
+            "; they import modules anew, and run the cells as they were at the start; restart the server to "
+            "change those",
+        ),
+    ],
+)
+def test_a_reload_says_what_is_not_new_of_the_code_that_the_new_workers_run(
+    code: ReloadedCode, said: str
+) -> None:
+    done = ReloadAnswer(began_at=0.0, state=ReloadState.DONE, workers=2, replaced=2, code=code)
 
-    assert acts._of_reload(done) == Answer(state=ActState.DONE, said=f"2 workers replaced; {OLD_CODE}")
+    assert acts._of_reload(done) == Answer(state=ActState.DONE, said=f"2 workers replaced{said}")
 
 
 def idle_worker(activity: Activity) -> SimpleNamespace:

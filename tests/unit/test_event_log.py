@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import (
     AttemptKind,
@@ -282,10 +283,16 @@ REFUSED = StorageUnavailable("refused")
             "Replacing the workers one by one. Queues: a, b. Methods: f",
         ),
         (
-            ServerReloaded(is_new_code=False),
+            ServerReloaded(code=ReloadedCode.OF_START),
             "INFO",
             "Replacing the workers one by one; they run the code that was loaded at the start; restart the "
             "server to change it",
+        ),
+        (
+            ServerReloaded(queues=("a",), methods=("f",), code=ReloadedCode.CELLS_OF_START),
+            "INFO",
+            "Replacing the workers one by one; they import modules anew, and run the cells as they were at "
+            "the start; restart the server to change those. Queues: a. Methods: f",
         ),
         (ServerStopping(why="SIGTERM", allowed=SOON), "INFO", "Stopping (SIGTERM): running jobs have 2.1s"),
         (ServerStopping(why="SIGQUIT", allowed=None), "WARNING", "Stopping now (SIGQUIT)"),

@@ -18,14 +18,13 @@ import pytest
 
 from qml_mp.app import QmlApp
 from qml_mp.child.reports import Display, StateChanges
-from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, ProgramSource, probe, read_facts
+from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.clock import Clock
-from qml_mp.core.answers import ReloadAnswer, ReloadState
+from qml_mp.core.answers import ReloadAnswer, ReloadedCode, ReloadState
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
-from qml_mp.embedding.by_value import by_value
 from qml_mp.errors import ConfigurationError, StorageUnavailable, WorkerBootError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
@@ -35,7 +34,6 @@ from qml_mp.metrics.ends import ToldEnds, families_of_ends
 from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.middleware import StateChange
-from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -241,11 +239,10 @@ def test_signals_to_stop_are_one_until_the_first_was_taken(monkeypatch: pytest.M
     assert taken == [[signal.SIGINT, signal.SIGHUP], [signal.SIGTERM]]
 
 
-@pytest.mark.parametrize("give", [lambda program: LoadedProgram(program=program), by_value])
 def test_a_reload_of_a_program_in_memory_declares_it_again_and_is_told_as_none_of_new_code(
-    run_of: MakeRun, give: Callable[[Program], ProgramSource]
+    run_of: MakeRun,
 ) -> None:
-    run, source = run_of(1), give(QmlApp("memory://").program)
+    run, source = run_of(1), LoadedProgram(program=QmlApp("memory://").program)
     declarations = DeclarationsLoop(run)
     before = declarations.due_at()
 
@@ -254,7 +251,7 @@ def test_a_reload_of_a_program_in_memory_declares_it_again_and_is_told_as_none_o
     assert (before, declarations.due_at()) == (float("inf"), 0)
     answer = run.registration.says.answers.reload
     assert answer is not None
-    assert (answer.state, answer.is_new_code) == (ReloadState.REPLACING, False)
+    assert (answer.state, answer.code) == (ReloadState.REPLACING, ReloadedCode.OF_START)
 
 
 @pytest.mark.parametrize("wants", [{"wants_failures": True}, {"traces": True}], ids=str)

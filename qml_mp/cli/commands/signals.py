@@ -20,7 +20,7 @@ from qml_mp.cli.output import json_option, note, print_json, report, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.waiting_options import no_wait_option, wait_option
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState
-from qml_mp.core.answers import OLD_CODE, ReloadAnswer, ReloadState, StacksAnswer, WorkerStack
+from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer, WorkerStack
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageError
 from qml_mp.host import is_alive
@@ -259,8 +259,8 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
     who = shown(info)
     match answer.state:
         case ReloadState.DONE:
-            what = "" if answer.is_new_code else f"; {OLD_CODE}"
-            report(f"{who}: {_workers(answer.replaced)} replaced{what}")
+            caveat = answer.code.caveat and f"; {answer.code.caveat}"
+            report(f"{who}: {_workers(answer.replaced)} replaced{caveat}")
             return 0
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qml_mp.core.acts import Act, ActKind, ActState
-from qml_mp.core.answers import OLD_CODE, ReloadAnswer, ReloadState
+from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.server_info import number_of_worker
 from qml_mp.supervisor.loops.acts import ActDesk, Answer
 from qml_mp.supervisor.part import Part
@@ -175,8 +175,8 @@ def _of_reload(answer: ReloadAnswer) -> Answer:
             said = f"{answer.replaced} of {_workers(answer.workers, 'replaced')}"
             return Answer(state=ActState.TAKEN, said=said)
         case ReloadState.DONE:
-            what = "replaced" if answer.is_new_code else f"replaced; {OLD_CODE}"
-            return Answer(state=ActState.DONE, said=_workers(answer.replaced, what))
+            caveat = answer.code.caveat and f"; {answer.code.caveat}"
+            return Answer(state=ActState.DONE, said=_workers(answer.replaced, f"replaced{caveat}"))
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced
             kept = "The workers stay as they are" if not answer.workers else _workers(stay, "not replaced")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from qml_mp.child.source import AppFacts, ProgramSource, is_in_memory
-from qml_mp.core.answers import ReloadAnswer, ReloadState
+from qml_mp.child.source import AppFacts, ProgramSource, code_at_reload
+from qml_mp.core.answers import ReloadAnswer, ReloadedCode, ReloadState
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop, Hooked
@@ -137,12 +137,10 @@ class Reload(Part):
         """Replace the workers; by new code, once it is known what that gives."""
         if self._run.stop.has_begun or self._is_closed:
             return
-        in_memory = is_in_memory(self._source)
-        began_at = self._run.clock.monotonic()
-        answer = ReloadAnswer(began_at=began_at, state=ReloadState.LOOKING, is_new_code=not in_memory)
-        self._answer_with(answer)
-        if in_memory:
-            self._run.events.emit(ServerReloaded(is_new_code=False))
+        code, began_at = code_at_reload(self._source), self._run.clock.monotonic()
+        self._answer_with(ReloadAnswer(began_at=began_at, state=ReloadState.LOOKING, code=code))
+        if code is ReloadedCode.OF_START:
+            self._run.events.emit(ServerReloaded(code=code))
             self._declarations.declare_again()
             self._replace_all()
             return
@@ -214,7 +212,8 @@ class Reload(Part):
         self._run.registration.serve(queues, facts)
         self._declarations.declare(facts, older=self._before.hooked)
         self._run.pool.serve(queues)
-        self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
+        code = code_at_reload(self._source)
+        self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods, code=code))
         self._replace_all()
 
     def _replace_all(self) -> None:
