@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -19,4 +21,15 @@ def fresh_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     server = request.getfixturevalue("postgres_url")
     schema = f"w_{uuid.uuid4().hex}"
     yield in_schema(server, schema)
+    remove_schema(server, schema)
+
+
+@contextmanager
+def fresh_url_with_password(server: str) -> Iterator[str]:
+    """One in PostgreSQL whose URL has a password, of which a server does not ask that trusts everybody."""
+    parts = urlsplit(server)
+    host = parts.netloc.rpartition("@")[2]
+    login = f"{parts.username}:{parts.password or 'any'}"
+    schema = f"w_{uuid.uuid4().hex}"
+    yield in_schema(urlunsplit(parts._replace(netloc=f"{login}@{host}")), schema)
     remove_schema(server, schema)

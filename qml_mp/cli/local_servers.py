@@ -60,7 +60,8 @@ def chosen_servers(
     found = [each for each in servers if standings[each.id] is Standing.ALIVE]
     if not found:
         raise click.ClickException(
-            f"No server of {storage.display_url} runs on this machine. "
+            # In quotes, behind which no @ of a server's name is taken for the end of a password.
+            f"No server of {storage.display_url!r} runs on this machine. "
             + " ".join(_what_to_do(each, standings[each.id], command=command) for each in servers)
         )
     if len(found) > 1 and not all_of_them:

@@ -19,16 +19,11 @@ MASK = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Up to the last colon: from one before it no more can be a password. Atomic: they are not tried one by one.
 _USER_IN_TEXT = r"(?>[^\s'\"/@]*:)"
-# Behind the user a password, with spaces perhaps that were not encoded. In quotes it is clear where it ends.
-_LOGIN_IN_QUOTES = rf"(?:{_USER_IN_TEXT}[^'\"\n]*@)?"
-_HOST_AND_PORT = r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s'\"/@:]*):\d{1,5}[/?,](?!\S*password=[^*])"
-_BEFORE_NEXT_URL = rf"(?:(?![\s(]{_SCHEME.pattern})[^'\"\n])*"
-# Else a sentence may go on behind it, and have an @: so no port is one, and one that is masked has no spaces.
-_LOGIN_IN_SENTENCE = rf"(?:(?!{_HOST_AND_PORT}){_USER_IN_TEXT}(?:{re.escape(MASK)}|{_BEFORE_NEXT_URL})@)?"
-_URL_IN_TEXT = re.compile(  # without the quotes around it
-    rf"(?:(?<=['\"]){_SCHEME.pattern}{_LOGIN_IN_QUOTES}|{_SCHEME.pattern}{_LOGIN_IN_SENTENCE})"
-    r"\S*[^\s'\").,;]"
-)
+# Behind the user a password, with spaces perhaps that were not encoded. Only a quote ends it: what looks like
+# a port and a sentence (`ada:12/my pass@host`), like the next URL or like a mask may be part of it.
+_LOGIN_IN_TEXT = rf"(?:{_USER_IN_TEXT}[^'\"\n]*@)?"
+_URL_IN_TEXT = rf"{_SCHEME.pattern}{_LOGIN_IN_TEXT}\S*[^\s'\").,;]"  # without the quotes around it
+_NEXT_URL = re.compile(rf"[\s(]{_SCHEME.pattern}")
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
 _WITHOUT_SLASHES = re.compile(r"sqlite:[\w./~-]*|memory:", re.ASCII)  # nobody has a password there
 _LONGEST_WORD = 60
@@ -133,9 +128,19 @@ def unknown_parameters(url: str, known: Collection[str]) -> str:
     return f"A parameter that is shown as {MASK} is none that libpq or qml-mp knows{hint}"
 
 
-def without_passwords(text: str) -> str:
-    """A text that quotes what somebody typed, with the URLs in it as they may be seen."""
-    return _URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
+def without_passwords(text: str, *, shown: str = "") -> str:
+    """A text that quotes what somebody typed, with the URLs in it as they may be seen.
+
+    `shown`: a URL that is so already, as a storage's own: it stays, and so does the sentence behind it.
+    Behind another, what goes on up to an @ may be a password, and is masked.
+    """
+    known = rf"{re.escape(shown)}(?=[).,;]*(?:\s|$))" if shown else "(?!)"
+    return re.sub(rf"({known})|{_URL_IN_TEXT}", lambda found: found[1] or _shown_in_text(found[0]), text)
+
+
+def _shown_in_text(url: str) -> str:
+    """Nothing of what may be two URLs: the place of the one would be shown as that of the other."""
+    return f"{url.partition('://')[0]}://{MASK}" if _NEXT_URL.search(url) else shown_url(url)
 
 
 def _shown_postgres_url(url: str) -> str:

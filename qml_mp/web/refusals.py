@@ -54,7 +54,8 @@ class Page:
 def _of_ours(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     site = site_of(request)
-    sentence = without_its_place(without_passwords(str(error)), site.storage.display_url)
+    url = site.storage.display_url
+    sentence = without_its_place(without_passwords(str(error), shown=url), url)
     return Page(site)(request, status, sentence)
 
 

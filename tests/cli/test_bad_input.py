@@ -312,6 +312,8 @@ def _set_schema_version(qml: Qml, version: int) -> None:
         ["postgresql://u:S3CRET@h/db", "status"],
         ["-A", "postgresql://u:S3CRET@h/db", "start"],
         ["jobs", "show", "postgresql://u:S3CRET@h/db"],
+        ["status", "postgresql://u:12/my S3CR ET@h/db"],
+        ["status", "postgresql://u:1,my S3CR ET@h/db"],
         ["enqueue", "work", "postgresql://u:S3CRET@h/db"],
         ["--url", "host=127.0.0.1 port=1 password=S3CRET", "status"],
         ["--url", "postgresql://u:S3CR@ET@127.0.0.1:1/db", "status"],

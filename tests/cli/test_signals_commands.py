@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +22,11 @@ from qml_mp.cli.commands import signals
 from qml_mp.cli.local_servers import LocalServer
 from qml_mp.cli.main import cli
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
 from tests.cli.test_streams import unread
+from tests.fresh_storage import fresh_url_with_password
 from tests.processes.harness import PATIENCE_S, wait_until
 
 _NAP = """
@@ -92,6 +94,20 @@ def says_its_app(storage: Storage) -> bool:
 
 def has_workers(status: Any) -> bool:
     return any(len(server["workers"]) == 2 for server in status["servers"])
+
+
+def test_nothing_is_cut_off_behind_the_url_of_the_storage(qml: Qml, postgres_url: str) -> None:
+    """A server's name may have an @ that could be the end of a password."""
+    with fresh_url_with_password(postgres_url) as url:
+        with closing(open_storage(url)) as storage:
+            storage.migrate()
+            register(storage, "jobs@blue", _ELSEWHERE)
+            shown = storage.display_url
+
+        ended = qml("--url", url, "stacks")
+
+    assert ended.code == 1
+    assert f"No server of {shown!r} runs on this machine. jobs@blue (pid 1) runs on box" in ended.err
 
 
 def test_a_server_tells_its_stacks_is_reloaded_and_stopped(qml: Qml) -> None:

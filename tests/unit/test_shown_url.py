@@ -138,7 +138,13 @@ def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: 
         ("it is postgresql://h:1/db?password=S3 CR@ET", "it is postgresql://h:1/db?password=***"),
         ("it is postgresql://u:S3:CR ET@h/db", "it is postgresql://u:***@h/db"),
         ("'postgresql://u:S3:CR ET@h/db' is none", "'postgresql://u:***@h/db' is none"),
-        ("postgresql://u:S3 CR@h/a and mysql://v:E T@h/b", "postgresql://u:***@h/a and mysql://***"),
+        ("extra argument (postgresql://u:12/my S3CRET@h/db)", "extra argument (postgresql://u:***@h/db)"),
+        ("extra argument (postgresql://u:1,S3CRET 2@h)", "extra argument (postgresql://u:***@h)"),
+        ("'--x=postgresql://u:1/S3 CRET@h/db' is bad", "'--x=postgresql://u:***@h/db' is bad"),
+        ("see postgresql://u:12345?S3 CRET@h/db now", "see postgresql://u:***@h/db now"),
+        ("see postgresql://u:***@S3 CRET@h/db now", "see postgresql://u:***@h/db now"),
+        ("see postgresql://u: S3CRET://@h/db now", "see postgresql://*** now"),
+        ("postgresql://u:S3 CR@h/a and mysql://v:E T@h/b", "postgresql://***"),
     ],
 )
 def test_a_text_that_quotes_a_url_quotes_it_masked(text: str, shown: str) -> None:
@@ -146,17 +152,26 @@ def test_a_text_that_quotes_a_url_quotes_it_masked(text: str, shown: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("url", "sentence"),
     [
-        "PostgreSQL at postgresql://db:5432/jobs is not available; ask admin@example.com.",
-        "PostgreSQL at postgresql://[::1]:5432/jobs is not available; ask admin@example.com.",
-        "at postgresql://a:5432,b:5433/jobs, as user@example.com",
-        "at postgresql://db:5432?schema=jobs, as user@example.com",
-        "Jobs go to postgresql://a:5432/x, and not to postgresql://ada:***@b:5432/x. Ask ops@example.com.",
+        ("postgresql://db:5432/jobs", "PostgreSQL at {} is not available; ask admin@example.com."),
+        ("postgresql://[::1]:5432/jobs", "PostgreSQL at {} is not available; ask admin@example.com."),
+        ("postgresql://a:5432,b:5433/jobs", "at {}, as user@example.com"),
+        ("postgresql://db:5432?schema=jobs", "at {}, as user@example.com"),
+        ("postgresql://ada:***@b:5432/x", "Jobs go to postgresql://a/x, and not to {}. Ask ops@example.com."),
     ],
 )
-def test_a_sentence_behind_a_url_that_may_be_seen_is_left_as_it_is(text: str) -> None:
-    assert without_passwords(text) == text
+def test_a_sentence_behind_a_url_that_is_known_is_left_as_it_is(url: str, sentence: str) -> None:
+    text = sentence.format(url)
+
+    assert without_passwords(text, shown=url) == text
+
+
+@pytest.mark.fault(85)
+def test_what_only_begins_as_a_url_that_is_known_is_masked() -> None:
+    text = "see postgresql://db:5432/jobs?password=S3CRET and postgresql://db: S3CRET@h"
+
+    assert without_passwords(text, shown="postgresql://db:5432/jobs") == "see postgresql://***"
 
 
 @pytest.mark.parametrize("quote", ["", "'"])

@@ -5,12 +5,18 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.target import parse_target
+from qml_mp.views.storage_name import storage_name
+from qml_mp.web import dashboard
 from tests.browser.screens import SCREENS
-from tests.web.serving import Served, sentence_of, served
+from tests.fresh_storage import fresh_url_with_password
+from tests.web.asgi import Visitor
+from tests.web.serving import Served, sentence_of, served, token_of
 from tests.web.test_mounting import Links
 
 _MOST_BYTES = 200_000
@@ -84,6 +90,31 @@ def test_a_storage_that_is_gone_is_a_sentence(file_url: str, tmp_path: Path) -> 
     assert str(tmp_path) not in whole.text + part.text
     assert "<" not in part.text
     assert "Traceback" not in page.log.read_text()
+
+
+def test_what_a_database_says_is_told_to_its_end(postgres_url: str) -> None:
+    """It may have an @ that could be the end of a password of the storage's URL, which stands before it."""
+    with fresh_url_with_password(postgres_url) as url, closing(open_storage(url)) as storage:
+        storage.migrate()
+        visitor = Visitor(dashboard(storage))
+        token = token_of(visitor.get("/queues").text)
+        schema = parse_target(url).schema
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"""
+                CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN RAISE EXCEPTION 'not now, ask ops@example.com'; END $$
+            """)
+            connection.execute(f"""
+                CREATE TRIGGER refuse BEFORE INSERT ON {schema}.limits
+                FOR EACH ROW EXECUTE FUNCTION {schema}.refuse()
+            """)
+
+        answer = visitor.post("/queues/pause", data={"name": "images", "page_token": token})
+
+        assert answer.status_code == 503
+        told = f"PostgreSQL at {storage_name(storage.display_url)} failed at "
+        assert sentence_of(answer).startswith(told)
+        assert "not now, ask ops@example.com" in sentence_of(answer)
 
 
 def test_it_ends_at_once_though_streams_are_open(file_url: str, tmp_path: Path) -> None:
