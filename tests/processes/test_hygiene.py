@@ -41,40 +41,33 @@ def draw() -> float:
 WATCHING = """
 import asyncio, signal
 from qml_mp import QmlApp
-loop = asyncio.new_event_loop()
-watcher = asyncio.%s()
-watcher.attach_loop(loop)
-asyncio.set_child_watcher(watcher)
 app = QmlApp()
 async def child() -> int:
     process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
     return await process.wait()
 @app.job()
-def plain() -> int:
-    return loop.run_until_complete(child())
-@app.job()
 async def in_a_loop_of_its_own() -> int:
     return await child()
+"""
+WATCHING_FROM_A_LOOP = f"""{WATCHING}
+loop = asyncio.new_event_loop()
+watcher = asyncio.%s()
+watcher.attach_loop(loop)
+asyncio.set_child_watcher(watcher)
+@app.job()
+def plain() -> int:
+    return loop.run_until_complete(child())
 @app.job()
 def have_many_children() -> int:
     for _ in range(1000):
         signal.raise_signal(signal.SIGCHLD)
     return 7
 """
-WATCHING_ONCE = """
-import asyncio
-from qml_mp import QmlApp
+WATCHING_ONCE = f"""{WATCHING}
 asyncio.set_child_watcher(asyncio.MultiLoopChildWatcher())
-app = QmlApp()
-async def child() -> int:
-    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
-    return await process.wait()
 @app.job()
 def plain() -> int:
     return asyncio.run(child())
-@app.job()
-async def in_a_loop_of_its_own() -> int:
-    return await child()
 """
 
 
@@ -309,7 +302,7 @@ def test_a_child_watcher_that_installs_its_handler_once_serves_one_job_after_the
 def test_a_child_watcher_that_the_app_has_set_serves_the_loop_of_the_app_in_one_job_after_the_other(
     server: MakeServer, storage: Storage, tmp_path: Path, watcher: str
 ) -> None:
-    (tmp_path / "watching_app.py").write_text(WATCHING % watcher)
+    (tmp_path / "watching_app.py").write_text(WATCHING_FROM_A_LOOP % watcher)
     one = server("-w", "1", app="watching_app:app", PYTHONPATH=str(tmp_path)).start()
     workers = one.worker_pids()
 
