@@ -27,7 +27,6 @@ _THE_DEFAULT = "the default"
 
 _NAME_NO_FILE = ("", ":memory:")  # which is told when they are opened
 _ENV_PREFIX = "QML_MP_"
-_OF_LIBPQ = "PG"
 _OF_TESTS = "QML_MP_TEST_"
 WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
 """With what people sign in on the page."""
@@ -220,8 +219,8 @@ def take_notify_socket() -> NotifySocket | None:
 
 
 def settings_in_environment() -> dict[str, str]:
-    """The variables of the environment that are ours, and those by which libpq completes a URL."""
-    return {name: value for name, value in os.environ.items() if name.startswith((_ENV_PREFIX, _OF_LIBPQ))}
+    """The variables of the environment that are ours."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_ENV_PREFIX)}
 
 
 def settings_after_import(given: Mapping[str, str]) -> dict[str, str]:
@@ -233,7 +232,7 @@ def settings_after_import(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def replace_settings(variables: Mapping[str, str]) -> None:
-    """Have these in the environment of this process, in place of all `settings_in_environment`."""
+    """Have these in the environment of this process, in place of all that are ours there."""
     for name in settings_in_environment().keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from qml_mp.app import QmlApp
 from qml_mp.errors import ConfigurationError
@@ -368,28 +365,6 @@ def test_what_the_import_of_the_app_puts_into_the_environment_counts_for_servers
     (job,) = qml("-A", "tasks:app", "jobs", "list", "--json").lines
     assert job["state"] == "succeeded"
     assert not qml.database.exists()
-
-
-def test_what_the_import_of_the_app_tells_libpq_counts_for_servers_and_commands_too(
-    qml: Qml, postgres_url: str
-) -> None:
-    info = conninfo_to_dict(postgres_url)
-    told = {
-        f"PG{'DATABASE' if name == 'dbname' else name.upper()}": str(value) for name, value in info.items()
-    }
-    url = "str('postgresql:///?schema=told')"  # not plain, so that all import the app
-    code = f"import os\nos.environ.update({told})\nfrom qml_mp import QmlApp\napp = QmlApp({url})\n"
-    (qml.folder / "tasks.py").write_text(f"{code}@app.job()\ndef f() -> None: ...\n")
-    nowhere = {"PGHOST": str(qml.folder)}
-
-    enqueued = qml("-A", "tasks:app", "enqueue", "f", env=nowhere)
-    served = qml("-A", "tasks:app", "start", "-w", "1", "--burst", env=nowhere)
-    listed = qml("-A", "tasks:app", "jobs", "list", "--json", env=nowhere)
-
-    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS told CASCADE")
-    assert (enqueued.code, served.code, listed.code) == (0, 0, 0), served
-    assert [job["state"] for job in listed.lines] == ["succeeded"]
 
 
 @pytest.mark.parametrize("take_out", ["del os.environ[name]", 'os.environ[name] = ""'])
