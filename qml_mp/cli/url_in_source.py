@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -98,7 +99,7 @@ def _file_of(module: str) -> Path:
     for package in packages:
         found = next((folder / package for folder in folders if os.path.isdir(folder / package)), None)
         if found is None:
-            raise NotFound
+            raise _not_seen(module)
         if not os.path.isfile(found / "__init__.py"):
             raise NotPlain
         folders = [found]
@@ -108,7 +109,16 @@ def _file_of(module: str) -> Path:
             raise NotPlain  # a package, or compiled
         if os.path.isfile(folder / f"{name}.py"):
             return folder / f"{name}.py"
-    raise NotFound
+    raise _not_seen(module)
+
+
+def _not_seen(module: str) -> NotPlain:
+    """Where it is in no folder: an archive or a finder of its own, as editable installs have, may have it."""
+    try:
+        is_known = find_spec(module.partition(".")[0]) is not None  # which imports nothing
+    except (ImportError, ValueError):
+        is_known = False
+    return NotPlain() if is_known else NotFound()
 
 
 def _tree_of(file: Path) -> ast.Module | None:

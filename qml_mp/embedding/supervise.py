@@ -24,6 +24,10 @@ from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
 
+_HIDDEN: set[str] = set()
+"""Settings that an import in this process has taken out of the environment: the next run of the same app
+imports nothing, and its jobs see none of them either."""
+
 
 def open_for_supervisor(url: str) -> Storage:
     """The storage as a supervisor has it: it waits for a lock of somebody else for a moment only, and
@@ -70,8 +74,11 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
-    left = settings_in_environment()
-    replace_settings(settings_after_import(given))  # the page's token, for one, is read after this
+    finally:
+        left = settings_in_environment()
+        replace_settings(settings_after_import(given))  # the page's token, for one, is read after this
+    _HIDDEN.update(name for name, value in given.items() if value and not left.get(name))
+    left = {name: value for name, value in left.items() if name not in _HIDDEN or value != given.get(name)}
     check_copyable(source, threads=lasting_thread_count())
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -430,6 +431,31 @@ def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Sto
     assert "no server is called x" in named.out
     assert (silent.code, silent.err) == (1, "")
     assert "is not available" in silent.out
+
+
+def test_an_app_that_is_in_no_folder_and_can_be_imported_is_not_said_to_be_missing(qml: Qml) -> None:
+    with zipfile.ZipFile(qml.folder / "apps.zip", "w") as archive:
+        archive.writestr("packed.py", "from qml_mp import QmlApp\napp = QmlApp()\n")
+    environment = {"PYTHONPATH": f"{qml.folder}/apps.zip"}
+
+    checked = qml("-A", "packed:app", "check", env=environment)
+    health = qml("-A", "packed:app", "health", env=environment)
+
+    assert checked.code == 0
+    assert "What storage the app 'packed:app' uses is not plain from its source" in health.out
+
+
+def test_check_of_broken_code_says_why_the_storage_that_it_looks_at_does_not_answer(qml: Qml) -> None:
+    (qml.folder / "tasks.py").write_text(
+        "import no_such_library\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
+    )
+    (qml.folder / "qml-mp.toml").write_text(f'url = "{_NOWHERE}"\n')
+
+    broken = qml("-A", "tasks:app", "check")
+
+    assert broken.code == 3
+    assert "storage   warning   the app's is not known, for it does not import; " in broken.out
+    assert "is not available" in broken.out
 
 
 def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_say_plainly(qml: Qml) -> None:

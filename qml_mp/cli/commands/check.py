@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -141,8 +141,8 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         for caveat in storage.caveats:
             yield Line(what="storage", result="warning", text=caveat)
     except QmlError as error:
-        if session.doubt is None:
-            yield _failed("storage", error, session)
+        failed = _failed("storage", error, session)
+        yield failed if session.doubt is None else replace(failed, result="warning", code=0)
         return
     if not version:
         yield Line(what="schema", result="ok", text="there is none yet; the first start makes it")
