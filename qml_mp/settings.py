@@ -71,7 +71,7 @@ class ServerConfig:
     auto_start: Annotated[bool, Switch()] = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
     fetch_batch_size: Annotated[int, Count(1, 1000)] = 100
-    """Most jobs that a worker claims at a time (1000 at most). It claims one at first, and more while jobs
+    """Most jobs that a worker claims at a time (100 at most). It claims one at first, and more while jobs
     prove short: 50 ms of work, and 4 MiB of payloads, by how long those of the newest batch were. A batch of
     longer ones that follows may be as many times larger. What it has not begun goes to others when a job
     takes longer, and costs no budget when it dies."""

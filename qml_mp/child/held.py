@@ -43,11 +43,6 @@ class Held:
         return len(self._claims)
 
     @property
-    def room(self) -> int:
-        """How many there may be, as each that does not begin at once needs room for its ticket."""
-        return self._tickets.room
-
-    @property
     def methods(self) -> Iterator[str]:
         """Of the jobs, in their order."""
         return (claim.job.method for claim in self._claims)

@@ -19,6 +19,7 @@ from qml_mp.child.own_time import OwnTime
 from qml_mp.child.reports import Display
 from qml_mp.child.runner import Runner
 from qml_mp.errors import StorageError
+from qml_mp.ipc.tickets import MOST_HELD
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.values import UNREAD_BYTES
@@ -60,7 +61,7 @@ class WorkerLoop:
         self._display = display
         self._polling_s = _OWN_LOOK * config.polling_interval.total_seconds()
         self._own_time = OwnTime()
-        self._estimates = Estimates(most=min(config.fetch_batch_size, held.room))
+        self._estimates = Estimates(most=min(config.fetch_batch_size, MOST_HELD))
         self._is_in_a_row = False
         """Whether what is held came with the outcomes of what was before."""
         self._claims_ahead = False

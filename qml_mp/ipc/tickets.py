@@ -10,19 +10,15 @@ their keys, so one ticket stands for all of them: that of the reply.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 from collections.abc import Sequence
 
 from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.ipc.pipe import open_pipe, unpacked_key
 
 TICKET_BYTES = KEY_BYTES
-_AT_ONCE = select.PIPE_BUF // TICKET_BYTES
-"""So many are written whole or not at all; of more, the last one for which there is room would be torn."""
-_SMALLEST_ROOM = 100
-"""In the smallest pipe of all, which is a page."""
+MOST_HELD = 100
+"""Claims that a worker holds at most: their tickets fit into the smallest pipe of all, which is a page."""
 _READ_BYTES = TICKET_BYTES * 128
 _NO_JOB = "00000000-0000-0000-0000-000000000000"
 
@@ -43,25 +39,13 @@ class TicketPipe:
         """Both ends."""
         return frozenset((self.reading_fd, self._writing_fd))
 
-    @property
-    def room(self) -> int:
-        """How many claims a worker can hold so that each has a ticket, beside a few that are left."""
-        if not hasattr(fcntl, "F_GETPIPE_SZ"):  # elsewhere than on Linux
-            return _SMALLEST_ROOM
-        # A write that does not fit behind another one begins a page, of which there are so many.
-        pages = fcntl.fcntl(self._writing_fd, fcntl.F_GETPIPE_SZ) // select.PIPE_BUF
-        return max(_SMALLEST_ROOM, (pages - 2) * _AT_ONCE)
-
     def write(self, keys: Sequence[ClaimKey]) -> int:
         """Write a ticket for each, in this order (worker); how many there was room for."""
-        written = 0
+        data = b"".join([key.packed for key in keys])
         try:
-            while written < len(keys):
-                data = b"".join([key.packed for key in keys[written : written + _AT_ONCE]])
-                written += os.write(self._writing_fd, data) // TICKET_BYTES
+            return os.write(self._writing_fd, data) // TICKET_BYTES if data else 0
         except BlockingIOError:
-            pass
-        return written
+            return 0
 
     def take(self) -> bytes | None:
         """Take the oldest ticket, which is the key of its claim, packed; None: there is none."""

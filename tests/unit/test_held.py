@@ -125,15 +125,6 @@ def test_claims_for_whose_tickets_there_is_no_room_are_begun_without(held: Held,
     assert begun(held) == claims
 
 
-def test_each_of_as_many_as_can_be_claimed_has_a_ticket(held: Held, tickets: TicketPipe) -> None:
-    claims = claims_of(1000)  # `fetch_batch_size` at most
-    held.hold(claims)
-
-    assert held.room >= len(claims)
-    assert tickets.take_all() == [claim.key for claim in claims[1:]]
-    assert begun(held) == claims[:1]
-
-
 def test_a_ticket_of_no_claim_is_passed_over(held: Held, tickets: TicketPipe) -> None:
     tickets.write([claims_of(1)[0].key])
     claims = claims_of(3)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import struct
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.ipc.tickets import TICKET_BYTES, TicketPipe
+from qml_mp.ipc.tickets import MOST_HELD, TICKET_BYTES, TicketPipe
 from tests.until import PATIENCE_S
-
-MANY = 1000  # `fetch_batch_size` at most
 
 
 @pytest.fixture
@@ -31,9 +27,9 @@ def keys_of(count: int) -> list[ClaimKey]:
 
 
 def test_tickets_are_taken_in_their_order_until_there_is_none(pipe: TicketPipe) -> None:
-    keys = keys_of(MANY)
+    keys = keys_of(MOST_HELD)
 
-    assert pipe.write(keys) == MANY
+    assert pipe.write(keys) == MOST_HELD
 
     assert [pipe.take() for _ in keys] == [key.packed for key in keys]
     assert pipe.take() is None
@@ -59,36 +55,18 @@ def test_no_ticket_at_all_is_nothing_to_write(pipe: TicketPipe) -> None:
 def test_a_full_pipe_takes_whole_tickets_or_none(pipe: TicketPipe) -> None:
     written: list[ClaimKey] = []
     while True:
-        keys = keys_of(MANY)
+        keys = keys_of(MOST_HELD)
         count = pipe.write(keys)
         written += keys[:count]
-        if count < MANY:
+        if count < MOST_HELD:
             break
 
-    assert pipe.write(keys_of(MANY)) == 0
+    assert pipe.write(keys_of(MOST_HELD)) == 0
     assert pipe.take_all() == written
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pipes do not tell their size")
-@pytest.mark.parametrize("pages", [1, 2, 4, 16])
-def test_there_is_room_for_as_many_as_a_pipe_says_behind_a_few_that_are_left(
-    pipe: TicketPipe, pages: int
-) -> None:
-    fcntl.fcntl(pipe.reading_fd, fcntl.F_SETPIPE_SZ, pages * select.PIPE_BUF)
-    room = pipe.room
-    left = keys_of(room if pages > 1 else 0)
-    pipe.write(left)
-    for _ in left[3:]:
-        pipe.take()
-    keys = keys_of(room)
-
-    assert pipe.write(keys) == room
-    assert pipe.take_all() == [*left[-3:], *keys]
-    assert (room >= MANY) is (pages == 16)
-
-
 def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) -> None:
-    keys = keys_of(MANY)
+    keys = keys_of(MOST_HELD)
     going, told = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:  # a supervisor, that takes all it finds
@@ -125,7 +103,7 @@ def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) ->
     os.waitpid(pid, 0)
     for fd in (*going, *told):
         os.close(fd)
-    assert mine + theirs == rounds * MANY
+    assert mine + theirs == rounds * MOST_HELD
     assert mine > 0
     assert theirs > 0
 

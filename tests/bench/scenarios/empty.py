@@ -37,13 +37,12 @@ SCENARIO = Scenario(
     ratios=(
         Ratio(heading="qml-mp ÷ it", metric="jobs_per_s", base="qml-mp", inverted=True),
         Ratio(heading="qml-mp-100 ÷ it", metric="jobs_per_s", base="qml-mp-100", inverted=True),
-        Ratio(heading="qml-mp-400 ÷ it", metric="jobs_per_s", base="qml-mp-400", inverted=True),
     ),
     targets=(
-        _target("qml-mp-400", Backend.POSTGRES, "pgqueuer-100", 1.2),
-        _target("qml-mp-400", Backend.POSTGRES, "oban-100", 2.0),
-        _target("qml-mp-400", Backend.SQLITE, "huey", 8.0),
-        _target("qml-mp-400", Backend.SQLITE, "huey-nosync", 8.0),
+        _target("qml-mp-100", Backend.POSTGRES, "pgqueuer-100", 1.2),
+        _target("qml-mp-100", Backend.POSTGRES, "oban-100", 2.0),
+        _target("qml-mp-100", Backend.SQLITE, "huey", 8.0),
+        _target("qml-mp-100", Backend.SQLITE, "huey-nosync", 8.0),
         *(
             _target(f"qml-mp{batch}", backend, f"statements{batch or '-10'}", 0.6)
             for backend in (Backend.POSTGRES, Backend.SQLITE)

@@ -66,7 +66,7 @@ SYSTEMS = tuple(
         usual_jobs_per_s=8000 if batch is None else 15_000,
     )
     for backend, durability in DURABILITY.items()
-    for batch in (None, 100, 400)
+    for batch in (None, 100)
 )
 
 
