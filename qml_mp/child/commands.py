@@ -27,6 +27,8 @@ _LOOK_EVERY_S = 0.002  # between short jobs, which would each cost a system call
 _LOOK_BESIDE_EVERY_S = 0.05  # of a thread that waits, at what the main thread may have read
 _SIGNAL_WITHIN_S = 1.0  # of the INTERRUPT that it follows, on whatever machine
 _MOST_EARLY_CANCELS = 128
+_LOOPS = ("asyncio.", "uvloop.")
+"""What has an event loop's handlers of signals."""
 _TEXT = {
     CancelReason.CANCELLED: "cancelled from outside",
     CancelReason.TIMEOUT: "the time limit of the job has passed",
@@ -96,8 +98,9 @@ class Commands:
 
     def install(self) -> None:
         """Take SIGTERM. Without a message in the pipe it only means: finish this job, then leave."""
-        if signal.signal(signal.SIGTERM, self._on_sigterm) != self._on_sigterm:
-            # That may be an event loop's of the app, which would hear of each SIGTERM all the same.
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        if (getattr(before, "__module__", None) or "").startswith(_LOOPS):
+            # An event loop of the app would hear of each SIGTERM all the same, by its wake-up descriptor.
             signal.set_wakeup_fd(-1)
 
     def detach(self) -> None:

@@ -54,6 +54,7 @@ loop = asyncio.new_event_loop()
 watcher = asyncio.%s()
 watcher.attach_loop(loop)
 asyncio.set_child_watcher(watcher)
+signal.signal(signal.SIGTERM, print)  # no loop's
 @app.job()
 def plain() -> int:
     return loop.run_until_complete(child())
