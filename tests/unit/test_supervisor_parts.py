@@ -312,6 +312,75 @@ def test_what_the_code_before_wants_to_hear_of_its_jobs_is_stored_until_workers_
     assert hooked == [*4 * [{"work", "old"}], {"work", "old"}, {"old"}]
 
 
+def test_hooks_of_new_code_stand_alone_once_a_worker_of_it_is_ready_and_not_where_another_cannot_boot(
+    run_of: MakeRun, storage: Storage
+) -> None:
+    run, hooked = run_of(2), []
+    declarations = DeclarationsLoop(run)
+    reload = of_code_that_wants_calls(run, storage, declarations)
+
+    def look() -> None:
+        reload.turn()
+        declarations.tick(storage)
+        hooked.append(hooked_methods(storage))
+
+    with stand_in_of(run):
+        reload._take_over(AppFacts(methods=("work",)))
+        look()
+        reading, newer = stand_in(number=2)
+        newer.worker_id, newer.ready_at = "one of the new code", 0.0
+        run.pool._workers[newer.worker_id] = newer
+        look()
+        run.pool.boots.error = "MemoryError"
+        look()
+    newer.channels.close()
+    os.close(reading)
+
+    assert hooked == [{"work"}, set(), {"work"}]
+
+
+def test_a_reload_of_a_server_without_workers_leaves_no_hooks_of_the_code_before(
+    run_of: MakeRun, storage: Storage
+) -> None:
+    run = run_of(0)
+    declarations = DeclarationsLoop(run)
+    reload = of_code_that_wants_calls(run, storage, declarations)
+
+    reload._take_over(AppFacts(methods=("work",)))
+    reload.turn()
+    declarations.tick(storage)
+
+    assert hooked_methods(storage) == set()
+
+
+def test_the_methods_of_workers_that_stay_are_known_although_the_next_reload_is_refused(
+    run_of: MakeRun, storage: Storage
+) -> None:
+    run = run_of(1)
+    reload = of_code_that_wants_calls(run, storage, DeclarationsLoop(run))
+
+    with stand_in_of(run):
+        reload._take_over(AppFacts(methods=("new",)))
+        reload._answer_with(state=ReloadState.LOOKING)  # while a worker of that code boots, and cannot
+        reload.turn()
+        run.pool.boots.error = "MemoryError"
+        reload._refuse("The newest code cannot be imported", "SyntaxError")
+        reload.turn()
+
+        assert set(run.registration.says.methods or ()) == {"work", "new"}
+
+
+def of_code_that_wants_calls(run: Run, storage: Storage, declarations: DeclarationsLoop) -> Reload:
+    """The reload of a server whose code so far has one method, and storage follows that code."""
+    facts = AppFacts(methods=("work",), wants_failures=True)
+    run.registration.serve(("default",), facts)
+    declarations.declare(facts)
+    declarations.tick(storage)
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=declarations)
+    reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
+    return reload
+
+
 @pytest.mark.parametrize(("wants", "hooked"), [(True, {"work", "old"}), (False, {"new"})], ids=str)
 def test_a_return_to_the_old_code_after_a_reload_that_replaced_nobody_ends_with_its_hooks_alone(
     run_of: MakeRun, storage: Storage, wants: bool, hooked: set[str]

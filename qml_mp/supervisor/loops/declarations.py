@@ -72,7 +72,9 @@ class DeclarationsLoop(Loop):
         self._pending: list[Callable[[Storage, AppFacts], None]] = []
         """What storage has not followed yet."""
         self._older = NOTHING
-        """What code before wants, of which workers are left, and this one does not."""
+        """What code before wants, and this one does not."""
+        self._has_older = False
+        """Whether it is to be had."""
         self._spared: frozenset[str] = frozenset()
         """Templates that this code has no more and other live servers know, until those are gone."""
         self._refused: Mapping[str, str | None] = {}
@@ -81,23 +83,25 @@ class DeclarationsLoop(Loop):
     def declare(self, facts: AppFacts, *, older: Hooked = NOTHING) -> None:
         """Have storage follow this code at the next tick. `older` is what code before wants whose workers are
         not replaced yet, and may never be. What is not stored when their jobs fail can never be told, so
-        its hooks stay until `hook_alone`."""
+        its hooks stay until `hook_alone`, which is to come soon: another server may declare newer code."""
         own, methods = Hooked.of(facts), frozenset(facts.methods or ())
         self._older = Hooked(
             calls=(older.calls & methods) - own.calls, traces=(older.traces & methods) - own.traces
         )
+        self._has_older = self._older != NOTHING
         self._facts = facts
         self.declare_again()
 
     def hook_again(self) -> None:
         """Workers of the code before stay: have its hooks, whatever others have declared meanwhile."""
-        if self._older != NOTHING:
+        self._has_older = self._older != NOTHING
+        if self._has_older:
             self._pending.append(self._hook)
 
     def hook_alone(self) -> None:
-        """None of the code before works any more; again, that is harmless."""
-        if self._older != NOTHING:
-            self._older = NOTHING
+        """Have those of the newer code alone; again, that is harmless."""
+        if self._has_older:
+            self._has_older = False
             self._pending.append(self._hook)
 
     def declare_again(self) -> None:
@@ -123,7 +127,7 @@ class DeclarationsLoop(Loop):
         storage.declare_limits(facts.methods or (), {limit.name: limit for limit in facts.limits})
 
     def _hook(self, storage: Storage, facts: AppFacts) -> None:
-        hooked = Hooked.of(facts) | self._older
+        hooked = Hooked.of(facts) | (self._older if self._has_older else NOTHING)
         alike: dict[tuple[bool, bool], list[str]] = {}
         for method in facts.methods or ():
             alike.setdefault((method in hooked.calls, method in hooked.traces), []).append(method)

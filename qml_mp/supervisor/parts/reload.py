@@ -230,7 +230,6 @@ class Reload(Part):
         self._answer_with(replaced=replaced)
         if pool.boots.error is not None:
             self._answer_with(state=ReloadState.FAILED, why=pool.boots.error)
-            self._serve_both()
         elif replaced == len(self._old) and pool.is_whole and all(worker.is_ready for worker in pool):
             self._answer_with(state=ReloadState.DONE)
 
@@ -247,16 +246,22 @@ class Reload(Part):
         self._declarations.hook_again()
 
     def _watch_old_ones(self) -> None:
-        """Once none is left of the code before, the new one's methods and queues stand alone, and its hooks
-        once it has a worker: until then no job can fail in that, and what the last of the old ones has left
-        may not be written yet."""
+        """Where new ones cannot boot, those of the code before work on, and theirs counts too, until none of
+        them is left; whatever became of a later look at newer code. Where one is ready, the new code's hooks
+        stand alone: those who are told to leave tell of no failure any more."""
         if self._is_old_left():
-            return
-        if self._serves_both and self._facts is not None:
+            if self._run.pool.boots.error is not None and not self._serves_both:
+                self._serve_both()
+        elif self._serves_both and self._facts is not None:
             self._serves_both = False
             self._run.registration.serve(self._newest.queues, self._facts)
-        if any(worker.is_ready for worker in self._run.pool):
+        if not self._serves_both and self._has_new_worker():
             self._declarations.hook_alone()
+
+    def _has_new_worker(self) -> bool:
+        """Whether one of the newest code is ready, or none is wanted."""
+        pool = self._run.pool
+        return not pool.size or any(each.is_ready and each.worker_id not in self._old for each in pool)
 
     def _is_old_left(self) -> bool:
         return not self._old.isdisjoint(self._ids())
