@@ -95,27 +95,27 @@ def _file_of(module: str) -> Path:
     """The source file that an import would load, found as Python does and without importing the packages
     around it. As for Python, a folder that may not be entered holds nothing."""
     *packages, name = module.split(".")
-    folders = [Path(entry or os.curdir) for entry in sys.path]
+    folders, is_within = [Path(entry or os.curdir) for entry in sys.path], False
     for package in packages:
         found = next((folder / package for folder in folders if os.path.isdir(folder / package)), None)
         if found is None:
-            raise _not_seen(module)
+            raise NotFound if is_within else _not_seen(package)
         if not os.path.isfile(found / "__init__.py"):
             raise NotPlain
-        folders = [found]
+        folders, is_within = [found], True
     for folder in folders:
         compiled = (folder / f"{name}{end}" for end in EXTENSION_SUFFIXES)
         if os.path.isdir(folder / name) or any(map(os.path.exists, compiled)):
             raise NotPlain  # a package, or compiled
         if os.path.isfile(folder / f"{name}.py"):
             return folder / f"{name}.py"
-    raise _not_seen(module)
+    raise NotFound if is_within else _not_seen(name)
 
 
-def _not_seen(module: str) -> NotPlain:
-    """Where it is in no folder: an archive or a finder of its own, as editable installs have, may have it."""
+def _not_seen(name: str) -> NotPlain:
+    """Of what is in no folder: an archive may have it, or a finder as editable installs bring."""
     try:
-        is_known = find_spec(module.partition(".")[0]) is not None  # which imports nothing
+        is_known = find_spec(name) is not None  # which imports nothing
     except (ImportError, ValueError):
         is_known = False
     return NotPlain() if is_known else NotFound()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
+
+_T = TypeVar("_T")
 
 _LONGEST_STACK = 16 * 1024
 _LONGEST_REASON = 8 * 1024
@@ -136,17 +139,25 @@ def read_answers(text: str | None) -> Answers:
     """The way back. What cannot be read, as from another version, is no answer."""
     try:
         fields: dict[str, Any] = json.loads(text or "{}")
-        reload, stacks = fields.get("reload"), fields.get("stacks")
-        return Answers(
-            reload=reload
-            and ReloadAnswer(
-                **{**reload, "state": ReloadState(reload["state"]), "code": ReloadedCode(reload["code"])}
-            ),
-            stacks=stacks
-            and StacksAnswer(
-                began_at=stacks["began_at"], workers=tuple(WorkerStack(**each) for each in stacks["workers"])
-            ),
-            stops=bool(fields.get("stops")),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError):
+        reload, stacks, stops = fields.get("reload"), fields.get("stacks"), bool(fields.get("stops"))
+    except (ValueError, AttributeError):
         return NO_ANSWERS
+    return Answers(reload=_read(_reload_of, reload), stacks=_read(_stacks_of, stacks), stops=stops)
+
+
+def _read(make: Callable[[dict[str, Any]], _T], fields: dict[str, Any] | None) -> _T | None:
+    """Each by itself: that a stop has begun is known whatever else has changed."""
+    try:
+        return make(fields) if fields else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _reload_of(fields: dict[str, Any]) -> ReloadAnswer:
+    state, code = ReloadState(fields["state"]), ReloadedCode(fields["code"])
+    return ReloadAnswer(**{**fields, "state": state, "code": code})
+
+
+def _stacks_of(fields: dict[str, Any]) -> StacksAnswer:
+    workers = tuple(WorkerStack(**each) for each in fields["workers"])
+    return StacksAnswer(began_at=fields["began_at"], workers=workers)

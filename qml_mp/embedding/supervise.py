@@ -24,9 +24,9 @@ from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN: set[str] = set()
-"""Settings that an import in this process has taken out of the environment: the next run of the same app
-imports nothing, and its jobs see none of them either."""
+_HIDDEN: dict[str, set[str]] = {}
+"""By app, settings that its import in this process has taken out of the environment: its next run imports
+nothing, and its jobs see none of them either."""
 
 
 def open_for_supervisor(url: str) -> Storage:
@@ -77,8 +77,9 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     finally:
         left = settings_in_environment()
         replace_settings(settings_after_import(given))  # the page's token, for one, is read after this
-    _HIDDEN.update(name for name, value in given.items() if value and not left.get(name))
-    left = {name: value for name, value in left.items() if name not in _HIDDEN or value != given.get(name)}
+    hidden = _HIDDEN.setdefault(source.label, set())
+    hidden.update(name for name, value in given.items() if value and not left.get(name))
+    left = {name: value for name, value in left.items() if name not in hidden or value != given.get(name)}
     check_copyable(source, threads=lasting_thread_count())
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)

@@ -438,11 +438,16 @@ def test_an_app_that_is_in_no_folder_and_can_be_imported_is_not_said_to_be_missi
         archive.writestr("packed.py", "from qml_mp import QmlApp\napp = QmlApp()\n")
     environment = {"PYTHONPATH": f"{qml.folder}/apps.zip"}
 
+    (qml.folder / "shop").mkdir()
+    (qml.folder / "shop" / "__init__.py").touch()
+
     checked = qml("-A", "packed:app", "check", env=environment)
     health = qml("-A", "packed:app", "health", env=environment)
+    missing = qml("-A", "shop.taskz:app", "health")
 
     assert checked.code == 0
     assert "What storage the app 'packed:app' uses is not plain from its source" in health.out
+    assert "The source of the app 'shop.taskz:app' is not found from here" in missing.out
 
 
 def test_check_of_broken_code_says_why_the_storage_that_it_looks_at_does_not_answer(qml: Qml) -> None:

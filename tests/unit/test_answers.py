@@ -61,3 +61,7 @@ def test_text_is_bounded_and_plain() -> None:
 )  # fmt: skip
 def test_what_another_version_wrote_is_no_answer(text: str) -> None:
     assert read_answers(text) == NO_ANSWERS
+
+
+def test_that_a_stop_has_begun_is_known_whatever_else_another_version_wrote() -> None:
+    assert read_answers('{"stops": true, "reload": {"state": "done"}}') == Answers(stops=True)
