@@ -32,10 +32,10 @@ for use in (storage.check_rights, storage.schema_version, lambda: storage.enqueu
 _LOCKED = """
 import fcntl, os, sys
 from qml_mp.storage.sqlite.mounts import device_of
+from qml_mp.storage.sqlite.users import _shown_locks
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.lockf(file, fcntl.LOCK_EX)
-with open("/proc/locks") as locks:
-    (shown,) = (line.split()[5] for line in locks if line.split()[4] == str(os.getpid()))
+(shown,) = {line.split()[5] for line in _shown_locks() if line.split()[4] == str(os.getpid())}
 print(shown.rpartition(":")[0] == "%02x:%02x" % device_of(sys.argv[1]))
 """
 _OTHER = """
