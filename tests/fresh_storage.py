@@ -18,10 +18,18 @@ def fresh_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('page')}/jobs.db"
         return
-    server = request.getfixturevalue("postgres_url")
+    with fresh_schema(request.getfixturevalue("postgres_url")) as url:
+        yield url
+
+
+@contextmanager
+def fresh_schema(server: str) -> Iterator[str]:
+    """The URL of one that is not there yet, and is removed after the block."""
     schema = f"w_{uuid.uuid4().hex}"
-    yield in_schema(server, schema)
-    remove_schema(server, schema)
+    try:
+        yield in_schema(server, schema)
+    finally:
+        remove_schema(server, schema)
 
 
 @contextmanager
@@ -30,6 +38,5 @@ def fresh_url_with_password(server: str) -> Iterator[str]:
     parts = urlsplit(server)
     host = parts.netloc.rpartition("@")[2]
     login = f"{parts.username}:{parts.password or 'any'}"
-    schema = f"w_{uuid.uuid4().hex}"
-    yield in_schema(urlunsplit(parts._replace(netloc=f"{login}@{host}")), schema)
-    remove_schema(server, schema)
+    with fresh_schema(urlunsplit(parts._replace(netloc=f"{login}@{host}"))) as url:
+        yield url

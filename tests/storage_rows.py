@@ -33,6 +33,14 @@ def move_server_elsewhere(storage: Storage, server_id: str) -> None:
     change_server(storage, server_id, host="elsewhere")
 
 
+def hooks_of(storage: Storage, *methods: str) -> dict[str, tuple[bool, bool]]:
+    """Of each of these methods of whose jobs something is stored for code to hear of: whether its failures
+    are, and how attempts ended whose process died."""
+    query = storage._db.queries.failures.hooked
+    rows = storage._db.read("reading hooks", query, {"methods": list(methods)})
+    return {str(row["method"]): (bool(row["calls"]), bool(row["traces"])) for row in rows}
+
+
 def run_raw(storage: Storage, statement: str) -> None:
     """Run a statement as somebody else who uses the database; `{jobs}` stands for the table, `{s}` for what
     other names begin with."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import click
@@ -209,7 +210,7 @@ class Session:
         """What the code says, as far as that is known without an import."""
         from qml_mp.cli.url_in_source import guessed_url
 
-        where = where_to_call(flag=self.app_spec, directory=self._directory)
+        where = partial(where_to_call, flag=self.app_spec, directory=self._directory)
         url, doubt = guessed_url(spec, if_not_found=where)
         if url is not None or not is_url_in_environment():  # before which no settings file counts
             self.doubt = doubt

@@ -11,7 +11,7 @@ import ast
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,17 +64,17 @@ def url_in_source(spec: str) -> str | None:
     return url
 
 
-def guessed_url(spec: str, *, if_not_found: str) -> tuple[str | None, str | None]:
+def guessed_url(spec: str, *, if_not_found: Callable[[], str]) -> tuple[str | None, str | None]:
     """The URL of "module:attribute" for who imports it in no case, and what to say where its import may name
     another; None: nothing. A URL of None: the environment may have it, and where it has none yet, the import
-    may put one there, which counts before that of a settings file. `if_not_found`: a sentence, or "", that is
-    said, too, where there is no such source."""
+    may put one there, which counts before that of a settings file. `if_not_found` gives a sentence, or "",
+    that is said, too, where there is no such source."""
     doubt = f"What storage the app {spec!r} uses is not plain from its source"
     try:
         url = url_in_source(spec)
     except NotFound:
         doubt = f"The source of the app {spec!r} is not found from here: mend that name, or name the storage"
-        return None, f"{doubt} by --url or QML_MP_URL. {if_not_found}".rstrip()
+        return None, f"{doubt} by --url or QML_MP_URL. {if_not_found()}".rstrip()
     except NotPlain as error:
         url = next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
     else:

@@ -30,15 +30,15 @@ class ReloadedCode(StrEnum):
 
     @property
     def caveat(self) -> str:
-        """What is not new of it; "": all is."""
+        """What is not new of it, to stand behind what was done; "": all is."""
         match self:
             case ReloadedCode.NEW:
                 return ""
             case ReloadedCode.OF_START:
-                return "they run the code that was loaded at the start; restart the server to change it"
+                return "; they run the code that was loaded at the start; restart the server to change it"
             case ReloadedCode.CELLS_OF_START:
                 return (
-                    "they import modules anew, and run the cells as they were at the start; restart the "
+                    "; they import modules anew, and run the cells as they were at the start; restart the "
                     "server to change those"
                 )
             case _:

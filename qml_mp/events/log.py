@@ -120,10 +120,10 @@ def _log_server(event: facts.ServerFact) -> None:
             text = "Server %s is %s; jobs of it that are enqueued again, or ended as was asked: %s"
             logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
         case facts.ServerReloaded(code=ReloadedCode.OF_START as code):
-            logger.info("Replacing the workers one by one; %s", code.caveat)
+            logger.info("Replacing the workers one by one%s", code.caveat)
         case facts.ServerReloaded(queues=queues, methods=methods, code=code):
-            caveat = code.caveat and f"; {code.caveat}"
-            logger.info("Replacing the workers one by one%s. %s", caveat, what_is_served(queues, methods))
+            served = what_is_served(queues, methods)
+            logger.info("Replacing the workers one by one%s. %s", code.caveat, served)
         case facts.ServerStopping(why=why, allowed=timedelta() as allowed):
             logger.info("Stopping (%s): running jobs have %s", why, format_duration(allowed))
         case facts.ServerStopping(why=why):

@@ -11,6 +11,7 @@ import pytest
 
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, wait_until
+from tests.storage_rows import hooks_of
 
 MakeServer = Callable[..., Server]
 OLD = """
@@ -45,8 +46,7 @@ def limits(storage: Storage) -> list[tuple[str, int | None, str]]:
 
 def has_hook(storage: Storage) -> bool:
     """Whether failures of the method are to be told."""
-    which, query = {"methods": ["work"]}, storage._db.queries.failures.hooked
-    return any(row["calls"] for row in storage._db.read("reading hooks", query, which))
+    return any(calls for calls, _ in hooks_of(storage, "work").values())
 
 
 def test_a_worker_of_older_code_that_is_replaced_declares_nothing(

@@ -11,6 +11,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_stopped, wait_for_state, wait_until
+from tests.storage_rows import hooks_of
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_failures:app"
@@ -110,11 +111,5 @@ def test_while_new_workers_cannot_boot_failures_of_the_old_ones_are_told_though_
     code.write_text(FAILS)
     one.signal(signal.SIGHUP)
     wait_until(lambda: one.log().count("left as told") == 1, what=one.log)
-    wait_until(lambda: not is_hooked(storage), what=one.log)
+    wait_until(lambda: not hooks_of(storage, "fails"), what=one.log)
     assert one.stop() == 0
-
-
-def is_hooked(storage: Storage) -> bool:
-    """Whether failures of the method are stored to be told."""
-    query = storage._db.queries.failures.hooked
-    return bool(storage._db.read("reading hooks", query, {"methods": ["fails"]}))

@@ -92,6 +92,14 @@ def refer_to(raw: Raw, job_ids: Sequence[str], *, checked: str = "") -> None:
         raw.run(f"INSERT INTO {theirs} VALUES (?)", job_id)
 
 
+def one_of_four_refused(storage: Storage, raw: Raw, change: Change, clock: HandClock) -> tuple[str, LeftOut]:
+    """The only jobs that there are; the id of the one, and what is left out so far."""
+    raw.run("DELETE FROM {jobs}")
+    bad_id, *_ = change.make(storage, raw, 4)
+    refuse(raw, change, [bad_id])
+    return bad_id, LeftOut(clock)
+
+
 def unchanged(raw: Raw) -> set[str]:
     """The ids of the jobs that wait for their time, or are there although theirs is over."""
     rows = raw.run("SELECT id FROM {jobs} WHERE state IN ('scheduled', 'failed')")
@@ -263,10 +271,7 @@ def test_interrupted_before_any_query_nothing_is_lost_and_the_next_look_changes_
     storage: Storage, raw: Raw, clock: HandClock, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in count(1):
-        raw.run("DELETE FROM {jobs}")
-        bad_id, *_ = change.make(storage, raw, 4)
-        refuse(raw, change, [bad_id])
-        mine, is_through = LeftOut(clock), False
+        (bad_id, mine), is_through = one_of_four_refused(storage, raw, change, clock), False
         with monkeypatch.context() as patched:
             before_query(storage, number, interrupt, patched)
             try:
@@ -292,10 +297,7 @@ def test_after_any_lost_reply_to_a_commit_the_next_look_changes_the_rest_and_lea
     storage: Storage, raw: Raw, clock: HandClock, change: Change
 ) -> None:
     for number in count(1):
-        raw.run("DELETE FROM {jobs}")
-        bad_id, *_ = change.make(storage, raw, 4)
-        refuse(raw, change, [bad_id])
-        mine, is_through = LeftOut(clock), False
+        (bad_id, mine), is_through = one_of_four_refused(storage, raw, change, clock), False
         failpoints.arm(f"storage.committed=raise:{number}")
         try:
             change.run(storage, mine)

@@ -22,6 +22,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop, Hooked
 from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.run import Run
+from tests.storage_rows import hooks_of
 from tests.unit.hand_clock import HandClock
 
 LIMITED = Limit(kind=LimitKind.METHOD, name="work", max_running=1)
@@ -82,9 +83,7 @@ def test_code_that_comes_while_storage_takes_its_time_is_declared_after_the_code
 
 def hooks(storage: Storage) -> dict[str, tuple[bool, bool]]:
     """Of each method whether failures of it are told, and lost attempts."""
-    which, query = {"methods": ["work", "new", "gone"]}, storage._db.queries.failures.hooked
-    rows = storage._db.read("reading hooks", query, which)
-    return {str(row["method"]): (bool(row["calls"]), bool(row["traces"])) for row in rows}
+    return hooks_of(storage, "work", "new", "gone")
 
 
 def test_what_code_before_wants_to_be_told_stays_until_none_of_it_works(

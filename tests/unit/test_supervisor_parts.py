@@ -56,6 +56,7 @@ from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.storage_rows import hooks_of
 from tests.unit.hand_clock import HandClock
 from tests.unit.processor_case import claim_of, processor_of
 from tests.unit.stand_ins import stand_in, stand_in_of
@@ -282,11 +283,8 @@ def test_what_the_code_before_wants_to_hear_of_its_jobs_is_stored_until_workers_
 ) -> None:
     run, hooked = run_of(1), []
     old, new = AppFacts(methods=("work", "old"), **wants), AppFacts(methods=("work", "new"))
-    run.registration.serve(("default",), old)
     declarations = DeclarationsLoop(run)
-    declarations.declare(old)
-    declarations.tick(storage)
-    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=declarations)
+    reload = reload_from(old, run, storage, declarations)
 
     def look() -> None:
         reload.turn()
@@ -294,7 +292,6 @@ def test_what_the_code_before_wants_to_hear_of_its_jobs_is_stored_until_workers_
         hooked.append(hooked_methods(storage))
 
     with stand_in_of(run):
-        reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
         reload._take_over(new)
         look()  # new workers are on their way
         storage.declare_hooks(["work"], calls=False, traces=False)  # by another server with the new code
@@ -317,7 +314,7 @@ def test_hooks_of_new_code_stand_alone_once_a_worker_of_it_is_ready_and_not_wher
 ) -> None:
     run, hooked = run_of(2), []
     declarations = DeclarationsLoop(run)
-    reload = of_code_that_wants_calls(run, storage, declarations)
+    reload = reload_from(TELLING, run, storage, declarations)
 
     def look() -> None:
         reload.turn()
@@ -344,7 +341,7 @@ def test_a_reload_of_a_server_without_workers_leaves_no_hooks_of_the_code_before
 ) -> None:
     run = run_of(0)
     declarations = DeclarationsLoop(run)
-    reload = of_code_that_wants_calls(run, storage, declarations)
+    reload = reload_from(TELLING, run, storage, declarations)
 
     reload._take_over(AppFacts(methods=("work",)))
     reload.turn()
@@ -357,7 +354,7 @@ def test_the_methods_of_workers_that_stay_are_known_although_the_next_reload_is_
     run_of: MakeRun, storage: Storage
 ) -> None:
     run = run_of(1)
-    reload = of_code_that_wants_calls(run, storage, DeclarationsLoop(run))
+    reload = reload_from(TELLING, run, storage, DeclarationsLoop(run))
 
     with stand_in_of(run):
         reload._take_over(AppFacts(methods=("new",)))
@@ -370,9 +367,11 @@ def test_the_methods_of_workers_that_stay_are_known_although_the_next_reload_is_
         assert set(run.registration.says.methods or ()) == {"work", "new"}
 
 
-def of_code_that_wants_calls(run: Run, storage: Storage, declarations: DeclarationsLoop) -> Reload:
-    """The reload of a server whose code so far has one method, and storage follows that code."""
-    facts = AppFacts(methods=("work",), wants_failures=True)
+TELLING = AppFacts(methods=("work",), wants_failures=True)
+
+
+def reload_from(facts: AppFacts, run: Run, storage: Storage, declarations: DeclarationsLoop) -> Reload:
+    """The reload, which has begun, of a server whose code so far storage has followed."""
     run.registration.serve(("default",), facts)
     declarations.declare(facts)
     declarations.tick(storage)
@@ -388,12 +387,10 @@ def test_a_return_to_the_old_code_after_a_reload_that_replaced_nobody_ends_with_
     run = run_of(1)
     old = AppFacts(methods=("work", "old"), wants_failures=wants)
     new = AppFacts(methods=("work", "new"), wants_failures=not wants)
-    run.registration.serve(("default",), old)
     declarations = DeclarationsLoop(run)
-    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=declarations)
+    reload = reload_from(old, run, storage, declarations)
 
     with stand_in_of(run):
-        reload._answer_with(ReloadAnswer(began_at=0.0, state=ReloadState.LOOKING))
         reload._take_over(new)
         run.pool.boots.error = "MemoryError"
         reload.turn()
@@ -412,8 +409,7 @@ def test_a_return_to_the_old_code_after_a_reload_that_replaced_nobody_ends_with_
 
 def hooked_methods(storage: Storage) -> set[str]:
     """Those of whose jobs something is stored for code to hear of."""
-    which, query = {"methods": ["work", "old", "new"]}, storage._db.queries.failures.hooked
-    return {str(row["method"]) for row in storage._db.read("reading hooks", query, which)}
+    return set(hooks_of(storage, "work", "old", "new"))
 
 
 def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeRun) -> None:

@@ -259,8 +259,7 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
     who = shown(info)
     match answer.state:
         case ReloadState.DONE:
-            caveat = answer.code.caveat and f"; {answer.code.caveat}"
-            report(f"{who}: {_workers(answer.replaced)} replaced{caveat}")
+            report(f"{who}: {_workers(answer.replaced)} replaced{answer.code.caveat}")
             return 0
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced

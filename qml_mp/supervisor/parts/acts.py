@@ -175,8 +175,8 @@ def _of_reload(answer: ReloadAnswer) -> Answer:
             said = f"{answer.replaced} of {_workers(answer.workers, 'replaced')}"
             return Answer(state=ActState.TAKEN, said=said)
         case ReloadState.DONE:
-            caveat = answer.code.caveat and f"; {answer.code.caveat}"
-            return Answer(state=ActState.DONE, said=_workers(answer.replaced, f"replaced{caveat}"))
+            said = _workers(answer.replaced, f"replaced{answer.code.caveat}")
+            return Answer(state=ActState.DONE, said=said)
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced
             kept = "The workers stay as they are" if not answer.workers else _workers(stay, "not replaced")
