@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -151,13 +151,13 @@ class Claims:
         _note_commit(len(done.finished))
         return done.finished
 
-    def recorded_ending(self, key: ClaimKey) -> Ending | None:
-        """What is stored of what came of a claim that is this worker's no more; None: nothing, or storage
-        does not answer."""
+    def recorded_endings(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, Ending | None]:
+        """What is stored of what came of claims that are this worker's no more; nothing where storage does
+        not answer."""
         try:
-            return self._storage.recorded_ending(key)
+            return {key: each.ending for key, each in self._storage.recorded_claims(keys).items()}
         except StorageError:
-            return None
+            return {}
 
     def _hold(self, claims: Sequence[Claim], *, with_outcomes: bool) -> None:
         if claims:

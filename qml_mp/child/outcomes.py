@@ -214,20 +214,25 @@ class Outcomes:
     ) -> None:
         """Whoever has written them, and when: while this worker lives, it alone counts what came of its
         claims. What was written is history when the job has been claimed anew since."""
-        successes = []
+        successes, unheard = [], []
         for each, done in zip(some, finished, strict=True):
             if not done.accepted:
-                may_be_written = self._may_be_written or each.key in told
-                ending = self._claims.recorded_ending(each.key) if may_be_written else None
+                if self._may_be_written or each.key in told:
+                    unheard.append(each)
             elif type(each.outcome) is Success:
                 # What every job that is worth the speed comes to is told without a look at its state.
                 successes.append(each.times)
-                continue
             else:
-                ending = ending_of(done.state, each.outcome)
-            if ending is not None:
-                self._shared.counts.count((each.times,), ending)
+                self._count_one(each, ending_of(done.state, each.outcome))
         self._shared.counts.count(successes, Ending.SUCCEEDED)
+        if unheard:
+            recorded = self._claims.recorded_endings([each.key for each in unheard])
+            for each in unheard:
+                self._count_one(each, recorded.get(each.key))
+
+    def _count_one(self, each: _Unwritten, ending: Ending | None) -> None:
+        if ending is not None:
+            self._shared.counts.count((each.times,), ending)
 
     def _write_each(self) -> bool:
         """Each by itself, since they are refused together, or somebody has locked the row of one; whether any

@@ -9,19 +9,19 @@ whole: to write them again after a lost reply adds nothing twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp.core.history import NUMBERS, RAN_AT, Ending, SeriesKey, Tally, sum_of, tally_of
-from qml_mp.core.job import ClaimKey
-from qml_mp.core.outcome import Attempt, AttemptKind
+from qml_mp.core.job import ClaimKey, Job
+from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Part
-from qml_mp.storage.rows import EPOCH, Row, attempt_of, state_name_of
-from qml_mp.storage.storable import canonical_id
+from qml_mp.storage.job_rows import job_of
+from qml_mp.storage.rows import EPOCH, Row, optional_text_of
 
 MINUTE, TEN_MINUTES, HOUR, DAY = (timedelta(minutes=minutes) for minutes in (1, 10, 60, 1440))
 STEPS = (MINUTE, TEN_MINUTES, HOUR, DAY)
@@ -60,6 +60,17 @@ class HistoryPoint:
     def count(self, *endings: Ending) -> int:
         """How many came to one of these."""
         return sum(self.tallies[ending].count for ending in endings if ending in self.tallies)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedClaim:
+    """What the row and the attempts of its job tell of a claim."""
+
+    job: Job
+    """As it is now, without what is long; it may have gone on to other claims."""
+    ending: Ending | None
+    """What the claim came to; None: nothing tells of it, as when it was lost to somebody else or given back,
+    or holds still."""
 
 
 def step_of(span: timedelta) -> timedelta:
@@ -171,18 +182,19 @@ class History(Part):
             if isinstance(told, dict):
                 yield self._db.instant(row["begins_at"]) or EPOCH, told
 
-    def recorded_ending(self, key: ClaimKey) -> Ending | None:
-        """What a claim came to that holds no more, as the row and its attempts tell; None: neither tells of
-        it, as when it was lost to somebody else or given back."""
-        which = {"id": canonical_id(key.job_id)}
-        rows = self._db.read("reading a job", self._db.queries.jobs.get, which)
-        if rows and rows[0]["claim_seq"] == key.claim_seq:
-            ending = _FINAL.get(state_name_of(rows[0]["state"]))
-            if ending is not None:
-                return ending
-        query = self._db.queries.monitoring.attempts
-        attempts = self._read("reading a job's attempts", query, attempt_of, which)
-        return next((_ending_of(each) for each in attempts if each.claim_seq == key.claim_seq), None)
+    def recorded_claims(self, keys: Collection[ClaimKey]) -> dict[ClaimKey, RecordedClaim]:
+        """What is stored of these claims, read at once; nothing of those whose job is gone."""
+        if not keys:
+            return {}
+        which = {"ids": [key.job_id for key in keys], "claim_seqs": [key.claim_seq for key in keys]}
+        rows = self._db.read("reading what claims came to", self._db.queries.history.recorded, which)
+        recorded = {}
+        for row in rows:
+            job = job_of(row, self._db.instant)
+            key = ClaimKey(job_id=job.id, claim_seq=row["of_claim"])
+            ending = _FINAL.get(job.state_name) if job.claim_seq == key.claim_seq else None
+            recorded[key] = RecordedClaim(job=job, ending=ending or _ending_of(row["ended_as"]))
+        return recorded
 
 
 def _row(period: Period) -> dict[str, JsonValue]:
@@ -274,9 +286,11 @@ def _points(
 _ENDINGS = {str(ending): ending for ending in Ending}
 
 
-def _ending_of(attempt: Attempt) -> Ending:
-    """Of a job that has gone on since."""
-    match attempt.kind:
+def _ending_of(kind: object) -> Ending | None:
+    """By the kind of its attempt, of a claim whose job has gone on since; None: it has none."""
+    match optional_text_of(kind):
+        case None:
+            return None
         case AttemptKind.CANCELLED:
             return Ending.CANCELLED
         case AttemptKind.CRASH:

@@ -21,6 +21,9 @@ class HistoryQueries:
     """The same with methods."""
     method: str
     """The same with what methods has of this method; no row where that is nothing."""
+    recorded: str
+    """ids, claim_seqs (those of each claim at the same place): `released_columns` of its job, as it is now;
+    of_claim, which is its claim_seq; ended_as, the kind of its attempt. No row where the job is gone."""
     any_old: str | None
     """older_than: a row if `forget` would hit any. None: it is not asked, as there are several writers."""
     forget: str

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
-from qml_mp.core.outcome import ErrorInfo, Failure, Retry, Success
+from qml_mp.core.job import new_job_id
+from qml_mp.core.outcome import Cancelled, Crash, ErrorInfo, Failure, Retry, Success
 from qml_mp.storage.history import DAY, HOUR, MINUTE, STEPS, TEN_MINUTES, Period, floor_to, step_of
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import KEEP, claim_new
+from tests.storage.helpers import KEEP, claim_new, fetch
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BROKEN = ErrorInfo(type="ValueError", message="no")
@@ -183,17 +184,43 @@ def test_periods_get_longer_with_the_range(storage: Storage) -> None:
     assert floor_to(HOUR, NOON + timedelta(minutes=59, seconds=59)) == NOON
 
 
-def test_what_a_claim_came_to_is_told_by_its_row_or_by_its_attempts(storage: Storage) -> None:
-    done, failed, retried, running = (claim_new(storage) for _ in range(4))
+def test_what_claims_came_to_is_told_by_their_rows_or_by_their_attempts(storage: Storage) -> None:
+    done, failed, retried, crashed, cancelled, running = claims = [claim_new(storage) for _ in range(6)]
     storage.finish(done, Success(result=1, duration=timedelta()), retention=KEEP)
     storage.finish(failed, Failure(error=BROKEN), retention=KEEP)
     storage.finish(retried, Retry(error=BROKEN, delay=timedelta()), retention=KEEP)
 
-    assert storage.recorded_ending(done.key) is Ending.SUCCEEDED
-    assert storage.recorded_ending(failed.key) is Ending.FAILED
-    assert storage.recorded_ending(retried.key) is Ending.RETRIED
-    assert storage.recorded_ending(running.key) is None
-    assert storage.recorded_ending(replace(done.key, claim_seq=9)) is None
+    storage.finish(crashed, Crash(error=BROKEN, rerun_after=timedelta()), retention=KEEP)
+    storage.finish(cancelled, Cancelled(reason="not wanted"), retention=KEEP)
+    other = replace(done.key, claim_seq=2**60)  # of the same job
+    gone = replace(done.key, job_id=new_job_id())
+
+    recorded = storage.recorded_claims([*(claim.key for claim in claims), other, gone])
+
+    assert {key: each.ending for key, each in recorded.items()} == {
+        done.key: Ending.SUCCEEDED,
+        failed.key: Ending.FAILED,
+        retried.key: Ending.RETRIED,
+        crashed.key: Ending.CRASHED,
+        cancelled.key: Ending.CANCELLED,
+        running.key: None,
+        other: None,
+    }
+    assert {recorded[key].job.id for key in (done.key, other)} == {done.job.id}
+
+
+def test_what_a_claim_came_to_is_told_once_its_job_has_gone_on_to_others(storage: Storage) -> None:
+    first = claim_new(storage)
+    storage.finish(first, Failure(error=BROKEN), retention=KEEP)
+    storage.retry(first.job.id)
+    second = storage.fetch_and_lock_job(fetch(first.job.queue))
+    assert second is not None
+    storage.finish(second, Success(result=1, duration=timedelta()), retention=KEEP)
+
+    recorded = storage.recorded_claims([first.key, second.key])
+
+    assert recorded[first.key].ending is Ending.RETRIED  # it was by hand, and its attempt stays
+    assert recorded[second.key].ending is Ending.SUCCEEDED
 
 
 def test_a_week_of_a_hundred_methods_is_read_quickly(storage: Storage, raw: Raw) -> None:

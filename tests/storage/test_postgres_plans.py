@@ -564,6 +564,20 @@ def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+def test_what_claims_came_to_is_looked_up_by_their_jobs(
+    session: psycopg.Connection, postgres_url: str, generic: bool
+) -> None:
+    ids = [row[0] for row in session.execute(f"SELECT id FROM {SCHEMA}.jobs LIMIT 100")]
+    which: Values = {"ids": ids, "claim_seqs": [1] * 100}
+
+    plan = explained(session, postgres_url, QUERIES.history.recorded, which, generic=generic)
+
+    scans = [line for line in plan if "Scan" in line and "Function Scan" not in line]
+    assert [line for line in scans if "Index Scan using jobs_pkey" in line and _loops(line) == 100], plan
+    assert all("jobs_pkey" in line or "attempts_pkey" in line for line in scans), plan
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 @pytest.mark.parametrize(
     ("query", "bound"),
     [

@@ -102,6 +102,20 @@ def steps_of_exchanges(storage: Storage, which: Fetch, limit: int) -> int:
     return steps[0]
 
 
+def test_what_it_costs_to_read_what_claims_came_to_does_not_grow_with_the_table(storage: Storage) -> None:
+    storage.enqueue_many(Job.new("work") for _ in range(50))
+    claims = storage.exchange((), fetch=fetch(), limit=50, retention=KEEP).claims
+    storage.exchange([(claim, DONE) for claim in claims], fetch=None, limit=0, retention=KEEP)
+    steps = []
+    for number in (FEW, MANY):
+        add(storage, number, state=StateName.SUCCEEDED, queue="default", method="work")
+        with steps_counted(storage) as counted:
+            assert len(storage.recorded_claims([claim.key for claim in claims])) == 50
+        steps += counted
+
+    assert steps[1] <= 1.1 * steps[0]
+
+
 @pytest.mark.parametrize("limit", [1, 50])
 @pytest.mark.parametrize("queues", [(), ("default",), ("default", "more")], ids=["all", "one", "several"])
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -96,8 +96,8 @@ class Worker:
 
     def check_transaction(self, *, before_exit: Callable[[], None]) -> None: ...
 
-    def recorded_ending(self, key: ClaimKey) -> Ending | None:
-        return self.recorded.get(key)
+    def recorded_endings(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, Ending]:
+        return {key: self.recorded[key] for key in keys if key in self.recorded}
 
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
         self.told[execution.claim.key] = is_told

@@ -55,8 +55,10 @@ class Counting:
 
     def count_rest(self, storage: Storage, *, held: Collection[ClaimKey]) -> None:
         """Count those that are written, of which nobody has heard. What is still `held` is not."""
-        for key in [key for key in self._left if key not in held]:
-            self._count(key, storage.recorded_ending(key))
+        keys = [key for key in self._left if key not in held]
+        recorded = storage.recorded_claims(keys)
+        for key in keys:
+            self._count(key, recorded[key].ending if key in recorded else None)
 
     def _count(self, key: ClaimKey, ending: Ending | None) -> None:
         one = self._left.pop(key, None)

@@ -134,12 +134,12 @@ class _Writer:
 
 def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterator[ClaimFacts]:
     """The claims whose jobs had ended in it, and which somebody has given away before that was written."""
-    for key, outcome in death.ended.items():
-        job = None if key in held or isinstance(outcome, Release) else storage.get(key.job_id)
-        if job is None or (job.claim_seq == key.claim_seq and job.state_name.is_final):
-            continue
-        if all(attempt.claim_seq != key.claim_seq for attempt in storage.attempts(key.job_id)):
-            then = replace(job, claim_seq=key.claim_seq)
+    ended = [
+        key for key, outcome in death.ended.items() if key not in held and not isinstance(outcome, Release)
+    ]
+    for key, recorded in storage.recorded_claims(ended).items():
+        if recorded.ending is None:
+            then = replace(recorded.job, claim_seq=key.claim_seq)
             server_id = server_of_worker(death.worker_id)
             claim = Claim(job=then, worker_id=death.worker_id, server_id=server_id)
             yield ClaimFacts.of(claim, pid=death.process.pid)

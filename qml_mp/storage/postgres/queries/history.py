@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.history_queries import HistoryQueries
+from qml_mp.storage.postgres.queries.common import RELEASED
 
 
 def _read(column: str) -> str:
@@ -39,6 +40,14 @@ HISTORY: Final = HistoryQueries(
     method="""
         SELECT begins_at, (methods -> %(method)s)::text AS told FROM {s}.history
         WHERE step_s = %(step_s)s AND begins_at >= %(since)s AND begins_at < %(until)s
+    """,
+    # LIMIT: each job is looked up by itself, however many the planner expects.
+    recorded=f"""
+        SELECT job.*, key.claim_seq AS of_claim,
+               (SELECT a.kind FROM {{s}}.attempts AS a
+                WHERE a.job_id = key.job_id AND a.claim_seq = key.claim_seq) AS ended_as
+        FROM unnest(%(ids)s::text[], %(claim_seqs)s::bigint[]) AS key (job_id, claim_seq)
+        CROSS JOIN LATERAL (SELECT {RELEASED} FROM {{s}}.jobs AS j WHERE j.id = key.job_id LIMIT 1) AS job
     """,
     any_old=None,
     # The first condition is for the index; of those it lets through, only the newest of each length stay.
