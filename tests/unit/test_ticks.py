@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.membership import stay
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import Death
@@ -113,6 +114,71 @@ def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
         clock.seconds += 0.01
 
     assert 8 <= loop.ticks <= 14  # 0.1, 0.2, 0.4, 0.8, 1, 1 s … and half as much again by chance
+
+
+@pytest.fixture
+def settling(
+    run: Run, storage: Storage, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., SettleLoop]:
+    """Has these workers to settle, which are dead. Storage takes a second for each, as a slow one does, or
+    one in which somebody has locked their rows; it refuses some."""
+    register(storage, "server#1")
+    settling, remove = SettleLoop(run), storage.deregister_worker
+
+    def make(*workers: str, refused: Sequence[str] = ()) -> SettleLoop:
+        def remove_slowly(worker_id: str) -> object:
+            clock.seconds += 1
+            if worker_id in refused:
+                raise StorageUnavailable("locked")
+            return remove(worker_id)
+
+        monkeypatch.setattr(storage, "deregister_worker", remove_slowly)
+        for worker_id in workers:
+            settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1), slot=None))
+        return settling
+
+    return make
+
+
+@pytest.mark.fault(82)
+def test_dead_workers_that_are_settled_slowly_leave_the_other_loops_their_turn(
+    settling: Callable[..., SettleLoop], counting: Callable[..., Counting], table: MakeTable
+) -> None:
+    loop, heartbeat = settling("a", "b", "c"), counting()
+    loops = table(loop, heartbeat)
+
+    seen = []
+    for _ in range(3):
+        loops.turn()
+        seen.append((loop.count, heartbeat.ticks))
+
+    assert seen == [(2, 1), (1, 2), (0, 3)]
+
+
+@pytest.mark.fault(43)
+def test_dead_workers_that_storage_refuses_slowly_leave_the_others_their_turn(
+    settling: Callable[..., SettleLoop], table: MakeTable
+) -> None:
+    """Longer than the pause before each is tried again."""
+    loop = settling("a", "b", "c", "d", refused=["a", "b", "c"])
+    loops = table(loop)
+
+    for _ in range(4):
+        loops.turn()
+
+    assert loop.unsettled_ids == {"a", "b", "c"}
+
+
+@pytest.mark.fault(82)
+def test_a_server_that_stays_in_the_registry_settles_all_dead_workers_however_slowly(
+    settling: Callable[..., SettleLoop], storage: Storage
+) -> None:
+    """It has one look: no other loop waits for its turn."""
+    loop = settling("a", "b", "c", "d")
+
+    stay(storage, settling=loop)
+
+    assert loop.count == 0
 
 
 def test_a_dead_worker_that_cannot_be_settled_is_told_as_a_loop_that_fails(

@@ -19,7 +19,7 @@ from qml_mp.supervisor.workers.death import Death
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 0.2  # of one tick, with what storage refuses
+_PATIENCE_S = 0.2  # of one tick: other loops want their turn, as that of heartbeats does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +80,18 @@ class SettleLoop(Loop):
         return min((one.tries.not_before for one in self._to_settle()), default=NEVER)
 
     def tick(self, storage: Storage) -> None:
-        """Settle those that are not in a pause after a failure. Raises `StorageUnreachable` alone."""
+        """Settle those that are not in a pause after a failure, as many as there is time for; all, once the
+        server leaves, as no other loop waits then. Raises `StorageUnreachable` alone."""
         began = self._run.clock.monotonic()
-        for one in self._to_settle():
-            now = self._run.clock.monotonic()
-            if now >= one.tries.not_before:
-                self._settle(storage, one)
-            if one.tries.is_failing and now - began > _PATIENCE_S:
-                return  # each may wait for a lock, and the supervisor has more to do
+        # Those that were refused come last, in turn, or they would take the time of the others each time.
+        for one in sorted(self._to_settle(), key=lambda one: one.tries.not_before):
+            if self._run.clock.monotonic() < one.tries.not_before:
+                return
+            self._settle(storage, one)
+            took_long = self._run.clock.monotonic() - began > _PATIENCE_S
+            # A refusal may be that of a lock that was waited for.
+            if took_long and (one.tries.is_failing or not self._spares_none):
+                return
 
     def _to_settle(self) -> list[_Unsettled]:
         spares = self._run.stop.has_begun and not self._spares_none
