@@ -22,6 +22,7 @@ from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 from qml_mp.processing.program import Execution, Terms
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.storage.values import Finished
+from qml_mp.supervisor.workers.totals import EndTotals
 
 DONE = Success(result=None, duration=timedelta())
 TERMS = Terms(
@@ -52,6 +53,8 @@ class Worker:
     """Claims that are others' by now."""
     recorded: dict[ClaimKey, Ending] = field(default_factory=dict)
     """What storage knows of these."""
+    looks: list[int] = field(default_factory=list)
+    """For how many it was asked that."""
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         self.limits.append(limit)
@@ -97,6 +100,7 @@ class Worker:
     def check_transaction(self, *, before_exit: Callable[[], None]) -> None: ...
 
     def recorded_endings(self, keys: Collection[ClaimKey]) -> Mapping[ClaimKey, Ending]:
+        self.looks.append(len(keys))
         return {key: self.recorded[key] for key in keys if key in self.recorded}
 
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
@@ -184,6 +188,26 @@ def test_what_was_written_by_a_try_whose_reply_was_lost_is_told(outcomes: Outcom
     assert outcomes.write(limit=0)
 
     assert (worker.pauses, worker.told) == (1, {key: False})
+
+
+def test_what_came_of_lost_ones_is_asked_at_once_and_only_what_was_written_is_counted(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    def lose_the_reply(*_: object) -> None:
+        worker.answer, worker.lost = lambda *_: None, {*keys[1:]}
+        raise StorageUnreachable("gone")
+
+    totals = EndTotals()
+    totals.follow("w", shared.counts)
+    keys = add(outcomes, 4)
+    worker.answer = lose_the_reply
+    worker.recorded = {keys[1]: Ending.SUCCEEDED, keys[2]: Ending.RETRIED}
+
+    assert outcomes.write(limit=0)
+
+    counted = {key.ending: tally.count for key, tally in totals.tallies().items()}
+    assert counted == {Ending.SUCCEEDED: 2, Ending.RETRIED: 1}
+    assert worker.looks == [3]
 
 
 def test_one_that_is_refused_fails_and_the_others_are_written_as_they_came(
