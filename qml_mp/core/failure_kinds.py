@@ -16,8 +16,11 @@ _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
 _NO_PYTHON = re.compile(r'  File "([^<].*)", line (\d+)')
 """What a SyntaxError says of the file that could not be read."""
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
-_FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]")
-"""Files of the standard library and of installed packages."""
+_FOREIGN = re.compile(
+    r"^<frozen |^<string>$|^<attrs generated |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]"
+)
+"""Files of the standard library and of installed packages; and code that these have written while the program
+runs, such as the methods of a dataclass, whose lines stand in no file."""
 _MAX_CHARS = 200
 
 
@@ -37,7 +40,7 @@ def read_frame(line: str) -> FrameLine | None:
 
 
 def is_foreign(file: str) -> bool:
-    """Whether it belongs to the standard library, or to an installed package."""
+    """Whether it belongs to the standard library or to an installed package, or is code that these made."""
     return _FOREIGN.search(file) is not None
 
 

@@ -36,6 +36,10 @@ _SOON = {"QML_MP_BOOT_TIMEOUT": "100ms"}
         ),
         ("import mended", "SyntaxError: expected ':' ({folder}/mended.py:2)"),
         ("names = (", "SyntaxError: '(' was never closed ({folder}/tasks.py:1)"),
+        (
+            "from qml_mp import ServerConfig; ServerConfig(job_timeout='5 mins')",
+            "({folder}/tasks.py:1 in <module>)",  # not the line of the dataclass's own __init__
+        ),
         ("import tasks_of_no_one", "No module named 'tasks_of_no_one' ({folder}/tasks.py:1 in <module>)"),
     ],
 )

@@ -11,6 +11,8 @@ _JOB = '  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\n'
 _HELPER = '  File "/srv/shop/images.py", line 3, in load\n    return Image.open(path)\n'
 _LIBRARY = '  File "/venv/lib/python3.11/site-packages/PIL/Image.py", line 9, in open\n    raise X\n'
 _STDLIB = '  File "/usr/lib/python3.12/json/decoder.py", line 355, in raw_decode\n'
+_OF_DATACLASS = '  File "<string>", line 4, in __lt__\n'
+_OF_ATTRS = '  File "<attrs generated methods shop.orders.Order>", line 9, in __lt__\n'
 _CAUSED = (
     f"{_HEAD}{_HELPER}KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
 )
@@ -22,6 +24,10 @@ _CAUSED = (
         (_HEAD + _JOB + "ValueError: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _JOB + _HELPER + _LIBRARY + "X: no\n", "shop/images.py:3 in load"),
         (_HEAD + _JOB + _STDLIB + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_DATACLASS + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_ATTRS + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _OF_DATACLASS + _STDLIB + "X: no\n", "<string>:4 in __lt__"),
+        (_HEAD + '  File "<stdin>", line 1, in run\n' + _STDLIB + "X: no\n", "<stdin>:1 in run"),
         (_HEAD + _LIBRARY + _STDLIB + "X: no\n", "PIL/Image.py:9 in open"),
         (_CAUSED + _HEAD + _JOB + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_CAUSED + _HEAD + _STDLIB + "X\n", "json/decoder.py:355 in raw_decode"),
@@ -53,3 +59,9 @@ def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
 
     assert len(of_one_kind) == 1
     assert len(others | of_one_kind) == 5
+
+
+def test_faults_on_two_lines_that_meet_in_a_method_of_a_dataclass_are_of_two_kinds() -> None:
+    keys = {failure_key("thumb", "X", _HEAD + line + _OF_DATACLASS + "X: no\n") for line in (_JOB, _HELPER)}
+
+    assert len(keys) == 2
