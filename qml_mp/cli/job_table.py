@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final, assert_never
 
 from qml_mp.cli.fitting import fitted, terminal_width
@@ -22,6 +23,7 @@ _ERROR_CHARS: Final = 72
 """Of an error with an instant behind it."""
 _LEAST: Final = {"DETAILS": 20, "METHOD": 12}
 _NARROWEST_WITH_METHODS: Final = 78
+_YEAR: Final = timedelta(days=365)
 
 
 def print_jobs(jobs: Sequence[Job]) -> None:
@@ -48,7 +50,10 @@ def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], 
         columns["DETAILS"] = [
             f"{method} {detail}" for method, detail in zip(methods, columns["DETAILS"], strict=True)
         ]
-    return fitted(columns, width=width, drop=("PRIO", "QUEUE", "CREATED"), shrink=_LEAST)
+    headers, rows = fitted(columns, width=width, drop=("PRIO", "QUEUE", "CREATED"), shrink=_LEAST)
+    if "METHOD" in headers:
+        rows = [(*row[:-1], _with_instant(row[-1], job)) for row, job in zip(rows, jobs, strict=True)]
+    return headers, rows
 
 
 def detail_of(job: Job) -> str:
@@ -73,6 +78,19 @@ def detail_of(job: Job) -> str:
             return reason or payload
         case _:
             assert_never(job.state)
+
+
+def _with_instant(detail: str, job: Job) -> str:
+    """The detail; where its end was cut off with a part of the instant at which the job is due, that instant
+    alone, as much of it as there is room for."""
+    match job.state:
+        case Scheduled(scheduled_at=scheduled_at, enqueue_at=due_at) if str(local_time(due_at)) not in detail:
+            is_far = due_at - scheduled_at >= _YEAR
+            told = due_at.astimezone().strftime("%Y-%m-%d" if is_far else "%m-%d %H:%M")
+            in_words = f"due {told}"
+            return short(in_words if len(in_words) <= len(detail) else told, len(detail))
+        case _:
+            return detail
 
 
 def _error(error: ErrorInfo | None) -> str:

@@ -27,6 +27,7 @@ from qml_mp.core.state import (
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ERROR = ErrorInfo(type="ValueError", message="no such\npicture", traceback=None)
 REFUSED = ErrorInfo(type="ConnectionRefusedError", message="by mail.example.com", traceback=None)
+WAITS = AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=REFUSED)
 STATES: list[tuple[JobState | None, str]] = [
     (None, '{"n": 1}'),
     (Scheduled(scheduled_at=NOW, enqueue_at=NOW), "due 2026-"),
@@ -72,7 +73,7 @@ def test_a_narrow_terminal_has_fewer_columns(width: int, left: int) -> None:
     "state",
     [
         Failed(failed_at=NOW, exception=REFUSED, retry_count=1),
-        AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=REFUSED),
+        WAITS,
     ],
     ids=["failed", "awaiting_retry"],
 )
@@ -82,6 +83,35 @@ def test_at_80_columns_the_error_can_still_be_told(state: JobState, method: str)
 
     assert row[2].startswith(method[:10])
     assert row[-1].startswith("ConnectionR")
+
+
+@pytest.mark.parametrize(
+    ("beside", "width", "told"),
+    [
+        ([], 80, "due %m-%d %H:%M"),
+        ([WAITS], 80, "%m-%d %H:%M"),
+        ([], 115, "due %m-%d %H:%M"),
+        ([], 250, 'due %Y-%m-%d %H:%M:%S {"n": 1}'),
+    ],
+    ids=["alone", "beside a longer state", "beside more columns", "with room for all"],
+)
+def test_in_whatever_width_the_time_of_day_at_which_a_job_is_due_can_be_told(
+    beside: list[JobState], width: int, told: str
+) -> None:
+    due_at = datetime(2026, 12, 2, 1, 0, 19, tzinfo=UTC)
+    states = [Scheduled(scheduled_at=due_at - timedelta(hours=5), enqueue_at=due_at), *beside]
+
+    _, rows = table_of([job_in(state, method="generate_monthly_report") for state in states], width=width)
+
+    assert rows[0][-1] == due_at.astimezone().strftime(told)
+
+
+def test_of_a_job_that_is_due_in_another_year_the_year_is_told_before_the_time_of_day() -> None:
+    due_at = datetime(2028, 3, 1, 12, tzinfo=UTC)
+
+    _, [row] = table_of([job_in(Scheduled(scheduled_at=NOW, enqueue_at=due_at), method="f" * 20)], width=80)
+
+    assert row[-1] == due_at.astimezone().strftime("due %Y-%m-%d")
 
 
 def test_the_last_column_is_cut_below_its_least_only_when_all_others_are_at_theirs() -> None:
