@@ -68,6 +68,18 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "?", "?)")) else f"{text}."
 
 
+class NamedInErrors(click.Command):
+    """A command that each of its usage errors names, so that they point to its own help: click's parser
+    leaves it out, as where an option has no value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+
 def _without_traceback(text: str) -> str:
     """The text with a traceback in it, such as a worker's own, cut down to that traceback's last line and
     the user's line that it comes from."""

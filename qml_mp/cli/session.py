@@ -20,7 +20,7 @@ from qml_mp.cli.app_import import (
     who_names_app,
 )
 from qml_mp.cli.completion import BY_PARAMETER
-from qml_mp.cli.failure import in_words, sentence
+from qml_mp.cli.failure import NamedInErrors, in_words, sentence
 from qml_mp.cli.output import note
 from qml_mp.core.failure_kinds import TRACEBACK
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
@@ -241,7 +241,7 @@ def common_options() -> list[click.Parameter]:
     ]  # fmt: skip
 
 
-class Command(click.Command):
+class Command(NamedInErrors):
     """A command that takes the common options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -258,7 +258,7 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
-class Group(click.Group):
+class Group(NamedInErrors, click.Group):
     """A group of commands that takes the common options. Alone it prints its help and exits with 2."""
 
     command_class = Command
