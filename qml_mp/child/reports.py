@@ -22,6 +22,7 @@ from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter, packed_terms
 from qml_mp.printable import printable
 from qml_mp.processing.errors_text import describe_anything
+from qml_mp.processing.job_records import about
 from qml_mp.processing.middleware import StateChange, StateChangeHook
 from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.program import Execution, Terms
@@ -151,6 +152,6 @@ class StateChanges:
                 told.type,
                 told.message,
                 told.traceback or "",
-                extra={"job_id": job.id},
+                extra=about(execution.claim),
             )
         self.takes_long = time.monotonic() - began_at > LONG_S

@@ -52,6 +52,8 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         elif record.exc_text:  # of a process beside the server, which has sent it as text
             line["traceback"] = record.exc_text
+        elif isinstance(trace := getattr(record, "traceback", None), str):  # of a failed attempt
+            line |= {"message": record.getMessage().removesuffix(f"\n{trace}"), "traceback": trace}
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return printable_json(_encoded(line))

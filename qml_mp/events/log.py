@@ -32,8 +32,8 @@ def log_event(event: Event) -> None:
     match event:
         case facts.JobEvent():
             _log_job(event)
-        case facts.CancelStarted(key=ClaimKey(job_id=job_id)):
-            logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
+        case facts.CancelStarted(key=ClaimKey(job_id=job_id), worker_id=worker_id):
+            logger.info("Cancelling job %s", job_id, extra={"job_id": job_id, "worker_id": worker_id})
         case facts.TemplateFired(template_id=template_id, job_id=job_id, method=method):
             told = "Recurring template %s has fired: job %s (%s) is enqueued"
             logger.info(told, template_id, job_id, method, extra={"job_id": job_id})
@@ -97,14 +97,14 @@ def _log_failed_attempt(event: facts.AttemptFailed) -> None:
     is_crash = event.kind is AttemptKind.CRASH
     count = f"{'crash' if is_crash else 'attempt'} {event.count}"
     count += "" if event.budget is None else f" of {event.budget}"
-    error = _described(event.error)
+    error, trace = _described(event.error), _traceback_of(event.error)
     if event.runs_in is None:
-        _log_end(logging.ERROR, event.claim, f"failed for good at {count}: {error}")
+        _log_end(logging.ERROR, event.claim, f"failed for good at {count}: {error}", trace)
         return
     how = " passed its time limit" if event.kind is AttemptKind.TIMEOUT else " failed"
     what_next = ", runs again" if is_crash else f"{how}, retry"
     when = f"in {format_duration(event.runs_in)}" if event.runs_in > timedelta() else "at once"
-    _log_end(logging.WARNING, event.claim, f"{count}{what_next} {when}: {error}")
+    _log_end(logging.WARNING, event.claim, f"{count}{what_next} {when}: {error}", trace)
 
 
 def _log_server(event: facts.ServerFact) -> None:
@@ -145,11 +145,13 @@ def _log_failed_try(event: facts.TryFailed) -> None:
     logger.log(level, text, event.what, pause_s, event.error, exc_info=unexpected)
 
 
-def _log_end(level: int, claim: ClaimFacts, what: str) -> None:
+def _log_end(level: int, claim: ClaimFacts, what: str, trace: str = "") -> None:
+    """The traceback stands below the line, for handlers of whatever kind; those that have a field for it find
+    it in the record, too."""
     extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.attempt}
-    logger.log(
-        level, "job %s (%s): %s", claim.job_id, claim.method, what, extra={**extra, "method": claim.method}
-    )
+    extra |= {"method": claim.method, **({"traceback": trace} if trace else {})}
+    told = f"{what}\n{trace}" if trace else what
+    logger.log(level, "job %s (%s): %s", claim.job_id, claim.method, told, extra=extra)
 
 
 def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> None:
@@ -163,18 +165,18 @@ def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> 
 
 
 def _described(error: ErrorInfo | None) -> str:
-    """Type and message on the line, the traceback below it; of what is long, the part that tells most."""
+    """Type and message; of what is long, the part that tells most."""
     if error is None:
         return "no error is known"
     message = error.message
     if len(message) > _MAX_MESSAGE_CHARS:
         message = f"{message[:_MAX_MESSAGE_CHARS]}…"
-    if not error.traceback:
-        return f"{error.type}: {message}"
-    trace = error.traceback.rstrip()
-    if len(trace) > _MAX_TRACEBACK_CHARS:
-        trace = f"…{trace[-_MAX_TRACEBACK_CHARS:]}"
-    return f"{error.type}: {message}\n{trace}"
+    return f"{error.type}: {message}"
+
+
+def _traceback_of(error: ErrorInfo | None) -> str:
+    trace = ("" if error is None else error.traceback or "").rstrip()
+    return trace if len(trace) <= _MAX_TRACEBACK_CHARS else f"…{trace[-_MAX_TRACEBACK_CHARS:]}"
 
 
 def _log_followed(event: facts.TemplatesFollowed) -> None:

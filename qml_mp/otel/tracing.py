@@ -20,6 +20,7 @@ from qml_mp.errors import ConfigurationError, shown
 from qml_mp.otel import attributes
 from qml_mp.otel.carrier import context_in, with_context
 from qml_mp.otel.tracers import Provider, Tracers
+from qml_mp.processing.job_records import about
 from qml_mp.processing.tracing import RunningAttempt, Sending
 from qml_mp.units import Duration, parse_duration
 
@@ -112,7 +113,7 @@ class OpenTelemetry:
             )
             span, context = self._start_attempt(claim.key, job.queue, known, job.metadata)
         except Exception:
-            logger.exception("The span of job %s cannot begin", job.id, extra={"job_id": job.id})
+            logger.exception("The span of job %s cannot begin", job.id, extra=about(claim))
             span, context = trace.INVALID_SPAN, Context()
         return _Running(span, context)
 
@@ -134,7 +135,9 @@ class OpenTelemetry:
             attributes.tell_loss(span, attempt)
             span.end(max(attributes.nanoseconds(attempt.ended_at), began_ns))
         except Exception:
-            logger.exception("The span of job %s is lost", attempt.job_id, extra={"job_id": attempt.job_id})
+            known = {"job_id": attempt.job_id, "method": attempt.method, "attempt": attempt.attempt}
+            extra = {**known, "worker_id": attempt.worker_id}
+            logger.exception("The span of job %s is lost", attempt.job_id, extra=extra)
 
     def flush(self) -> bool:
         """Export what has ended, within the time that was given for it; whether that worked."""

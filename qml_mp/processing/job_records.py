@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Claim, Job
 
 _running: ContextVar[Job | None] = ContextVar("qml_mp_running_job", default=None)
 """Written by the processor before and after the job's code, read where a record is handled. A task of the
@@ -15,6 +15,12 @@ job's event loop has it too, and a thread that is given the job's context."""
 def note_running(job: Job | None) -> None:
     """From now on this job's code runs; None: no job's."""
     _running.set(job)
+
+
+def about(claim: Claim) -> dict[str, object]:
+    """What a record of ours that is about an attempt carries, wherever it is made."""
+    job = claim.job
+    return {"job_id": job.id, "method": job.method, "attempt": job.attempt, "worker_id": claim.worker_id}
 
 
 class JobRecords(logging.Filter):

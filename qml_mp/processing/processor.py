@@ -38,7 +38,7 @@ from qml_mp.processing.context import WorkerContext, WorkerResult, checked
 from qml_mp.processing.coroutines import run_coroutine
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.interruptions import drop_pending, interruption_in, why_ended
-from qml_mp.processing.job_records import note_running
+from qml_mp.processing.job_records import about, note_running
 from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.plain import NOTHING, plain_result
@@ -120,7 +120,7 @@ class JobProcessor:
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel, board=self._board)
         began_s = self._clock.monotonic()
         note_running(job)
-        ended = self._ended(call, job, context, execution.terms.encoded)
+        ended = self._ended(call, execution, context)
         note_running(None)
         if isinstance(ended, _Returned):
             outcome = self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
@@ -160,15 +160,15 @@ class JobProcessor:
             ),
         )
 
-    def _ended(
-        self, call: CallNext, job: Job, context: WorkerContext, encoded: Callable[[object], EncodedJson]
-    ) -> _Returned | _Raised:
+    def _ended(self, call: CallNext, execution: Execution, context: WorkerContext) -> _Returned | _Raised:
+        job = execution.job
         try:
             with self._user_code():
-                return _returned(call(job, context), encoded)
+                return _returned(call(job, context), execution.terms.encoded)
         except BaseException as error:
             if _log.isEnabledFor(logging.DEBUG):  # with -v; elsewhere ours are left out
-                _log.debug("job %s: all frames\n%s", job.id, all_frames_of(error), extra={"job_id": job.id})
+                text, frames = "job %s: all frames\n%s", all_frames_of(error)
+                _log.debug(text, job.id, frames, extra=about(execution.claim))
             return _Raised(error)
 
     def _judge_return(self, returned: _Returned, execution: Execution, *, duration_s: float) -> Outcome:
@@ -181,7 +181,7 @@ class JobProcessor:
                         execution.job.id,
                         execution.job.method,
                         returned.dropped,
-                        extra={"job_id": execution.job.id, "method": execution.job.method},
+                        extra=about(execution.claim),
                     )
                 return _new_success(
                     result=returned.result.value,
@@ -210,7 +210,7 @@ class JobProcessor:
         self, error: BaseException, reason: CancelReason, execution: Execution, message: str
     ) -> Outcome:
         interruption = interruption_in(error)
-        instead = "" if interruption is not None else self._tell_of_error(error, reason, execution.job)
+        instead = "" if interruption is not None else self._tell_of_error(error, reason, execution.claim)
         match reason:
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)
@@ -226,14 +226,13 @@ class JobProcessor:
             case _:
                 assert_never(reason)
 
-    def _tell_of_error(self, error: BaseException, reason: CancelReason, job: Job) -> str:
+    def _tell_of_error(self, error: BaseException, reason: CancelReason, claim: Claim) -> str:
         """That a job which was ended has raised this, in the log and for its record."""
         drop_pending(self._user_code)
         told = self._described(error)
         _log.warning(
             "job %s (%s) was ended (%s), and raised %s: %s",
-            job.id, job.method, reason, told.type, told.message,
-            extra={"job_id": job.id, "method": job.method},
+            claim.job.id, claim.job.method, reason, told.type, told.message, extra=about(claim),
         )  # fmt: skip
         return f" While it ended it raised {told.type}: {told.message}"
 

@@ -73,7 +73,9 @@ def test_as_json_every_line_is_an_object_and_those_of_a_job_name_it(qml: Qml) ->
     ]
     (failure,) = [each for each in records if each["level"] == "ERROR"]
     assert (failure["job_id"], failure["attempt"]) == (two, 1)
-    assert "no such picture" in failure["message"]
+    assert failure["message"].endswith("failed for good at attempt 1 of 1: ValueError: no such picture")
+    assert failure["traceback"].splitlines()[0] == "Traceback (most recent call last):"
+    assert failure["traceback"].splitlines()[-1] == "ValueError: no such picture"
 
 
 def test_the_level_bounds_what_is_logged(qml: Qml) -> None:

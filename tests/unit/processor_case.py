@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -65,6 +66,11 @@ def claim_of(payload: JsonValue = None, **fields: Any) -> Claim:
     state = Processing(started_at=NOW, worker_id="w-1", server_name="s#1")
     job = replace(Job.new("f", payload, now=NOW), state=state, claim_seq=1, **fields)
     return Claim(job=job, worker_id="w-1", server_id="s#1")
+
+
+def keys_of(record: logging.LogRecord) -> tuple[object, ...]:
+    """What a record says of the attempt that it is about."""
+    return tuple(getattr(record, name, None) for name in ("job_id", "method", "attempt", "worker_id"))
 
 
 def cancelled(reason: CancelReason, message: str = "enough") -> CancelToken:

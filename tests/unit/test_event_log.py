@@ -139,6 +139,7 @@ def test_the_record_carries_its_keys_and_never_the_payload(caplog: pytest.LogCap
     assert (fields["job_id"], fields["worker_id"], fields["attempt"], fields["method"]) == (
         CLAIM.job.id, "w-1", 3, "f",
     )  # fmt: skip
+    assert fields["traceback"] == TRACE.strip()
     assert "hunter2" not in str(fields)
 
 

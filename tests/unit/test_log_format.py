@@ -59,6 +59,14 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
     }  # fmt: skip
 
 
+def test_json_has_the_traceback_of_an_attempt_beside_the_message_and_not_in_it() -> None:
+    trace = 'Traceback (most recent call last):\n  File "tasks.py", line 3, in f\nValueError: no'
+
+    line = json.loads(JsonFormatter().format(record("%s", f"failed: no\n{trace}", traceback=trace)))
+
+    assert (line["message"], line["traceback"]) == ("failed: no", trace)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

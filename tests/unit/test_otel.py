@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, WorkerContext
 from qml_mp.otel import OpenTelemetry
+from tests.unit.processor_case import keys_of
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -253,9 +254,11 @@ def test_what_the_programs_tracing_raises_fails_no_job(
         return 1
 
     with app.inline():
-        assert work.enqueue().wait() == 1
+        handle = work.enqueue()
+        assert handle.wait() == 1
 
-    assert "cannot begin" in caplog.text
+    [told] = [each for each in caplog.records if f"of job {handle.id} cannot begin" in each.message]
+    assert keys_of(told) == (handle.id, "work", 1, "inline")
 
 
 def test_a_provider_that_a_function_makes_is_made_once(provider: TracerProvider) -> None:

@@ -18,6 +18,7 @@ from tests.unit.processor_case import (
     TEN_S,
     cancelled,
     claim_of,
+    keys_of,
     processor_of,
     raising,
     returning,
@@ -223,8 +224,10 @@ def leaving(ctx: WorkerContext) -> None:
 def test_an_error_that_an_ended_job_raises_in_the_interruptions_stead_changes_nothing(
     job: Callable[[WorkerContext], None], raised: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    claim = claim_of(failures=1)
+
     def ended_for(reason: CancelReason) -> Outcome:
-        return run(job, cancel=cancelled(reason))
+        return run(job, claim, cancel=cancelled(reason))
 
     timeout = ended_for(CancelReason.TIMEOUT)
     assert isinstance(timeout, Retry)
@@ -234,6 +237,7 @@ def test_an_error_that_an_ended_job_raises_in_the_interruptions_stead_changes_no
     assert ended_for(CancelReason.CANCELLED) == Cancelled(reason="enough")
     assert ended_for(CancelReason.SHUTDOWN) == Release(reason="enough")
     assert [line.endswith(raised) for line in caplog.messages] == [True] * 3
+    assert set(map(keys_of, caplog.records)) == {(claim.job.id, "f", 2, "w-1")}
 
 
 @pytest.mark.parametrize("job", [failing_clean_up, wrapping, wrapping_again_and_hiding_it])

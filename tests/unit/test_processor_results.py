@@ -20,6 +20,7 @@ from tests.unit.processor_case import (
     TEN_S,
     claim_of,
     error_of,
+    keys_of,
     returning,
     run,
 )
@@ -71,14 +72,16 @@ def cyclic() -> list[object]:
 def test_a_result_that_cannot_be_stored_is_dropped_and_the_job_still_succeeds(
     value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
+    claim = claim_of(failures=1)
     with caplog.at_level(logging.WARNING):
-        outcome = run(returning(value))
+        outcome = run(returning(value), claim)
 
     assert isinstance(outcome, Success)
     assert outcome.result is None
     assert outcome.not_stored
     assert outcome.encoded == "null"
     assert f"cannot be stored and is dropped: {outcome.not_stored}" in caplog.text
+    assert set(map(keys_of, caplog.records)) == {(claim.job.id, "f", 2, "w-1")}
 
 
 def test_a_result_of_exactly_the_limit_is_stored() -> None:

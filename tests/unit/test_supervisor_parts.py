@@ -58,7 +58,7 @@ from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage_rows import hooks_of
 from tests.unit.hand_clock import HandClock
-from tests.unit.processor_case import claim_of, processor_of
+from tests.unit.processor_case import claim_of, keys_of, processor_of
 from tests.unit.stand_ins import stand_in, stand_in_of
 from tests.until import PATIENCE_S
 
@@ -747,6 +747,23 @@ def test_no_limit_goes_on_once_the_hook_was_told_of_an_end(run_of: MakeRun) -> N
 
     activities = [view.activity for view in shown if view is not None]
     assert activities == [Activity.RUNNING, Activity.FINISHING]
+
+
+def test_that_the_hook_failed_is_told_with_its_attempt(
+    run_of: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, claim = run_of(1, HandClock()), claim_of(failures=1)
+    execution = processor_of(lambda: None).resolve(claim)
+
+    def hook(_: StateChange) -> None:
+        raise ValueError("no such channel")
+
+    with closing(Bell()) as bell:
+        display = Display(run.pool.slots.writer(0), bell=bell, title="a test")
+        StateChanges(hook, display=display, events=new_emitter()).claimed(execution)
+
+    [told] = [record for record in caplog.records if "hook failed" in record.message]
+    assert keys_of(told) == (claim.job.id, "f", 2, "w-1")
 
 
 def test_a_cancel_pushes_the_job_and_no_hook_that_is_told_of_its_end(

@@ -20,6 +20,7 @@ from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.helpers import DONE, KEEP, claim_new
+from tests.unit.processor_case import keys_of
 from tests.unit.stand_ins import stand_in_of
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
@@ -61,6 +62,7 @@ def test_only_what_is_neither_in_hand_nor_ended_is_asked_for(
     assert caplog.messages == [
         f"Worker 1 does not show its claim of job {unknown.job.id}; it is told to look"
     ]
+    assert keys_of(caplog.records[0]) == (unknown.job.id, unknown.job.method, 1, "w")
 
 
 def test_no_outcome_is_made_of_what_has_ended(

@@ -17,6 +17,7 @@ from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
 from qml_mp.events.facts import CancelStarted, ClaimFacts, ClaimReclaimed
 from qml_mp.ipc.slot import Activity
+from qml_mp.processing.job_records import about
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
@@ -110,7 +111,7 @@ class UnshownClaimsLoop(Loop):
                 "Worker %s does not show its claim of job %s; it is told to look",
                 worker.number,
                 claim.job.id,
-                extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
+                extra=about(claim),
             )
 
     def _release(self, storage: Storage, claim: Claim) -> None:

@@ -16,6 +16,7 @@ from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, not_storable
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.ended import EndedTable
+from qml_mp.processing.job_records import about
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
@@ -96,7 +97,7 @@ class LastOutcomes:
                 "Job %s had ended when the server was killed: %s is written",
                 claim.job.id,
                 type(outcome).__name__,
-                extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
+                extra=about(claim),
             )
 
     def _finish(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
