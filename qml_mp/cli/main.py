@@ -20,6 +20,7 @@ from qml_mp.cli.failure import exit_code_of, paragraph
 from qml_mp.cli.lazy_group import LazyGroup
 from qml_mp.cli.output import discard, unheard
 from qml_mp.cli.session import Session
+from qml_mp.errors import AppImportError
 from qml_mp.printable import printable_lines
 from qml_mp.sources import colour_wanted
 from qml_mp.standard_streams import occupy_standard_streams
@@ -126,6 +127,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and _is_of_stdout(error):
             return _say_unprinted(error)
+        error = _hides_a_module(error) or error
         with unheard():
             if session.verbose:
                 for line in printable_lines(traceback.format_exc()):
@@ -141,6 +143,24 @@ def _make_current_directory_importable() -> None:
         return
     if not sys.path or sys.path[0] not in ("", here):
         sys.path.insert(0, here)
+
+
+def _hides_a_module(error: Exception) -> AppImportError | None:
+    """What to say instead where a file of the current directory was imported in place of a module of the
+    standard library that is called so, by ours or by others."""
+    if not isinstance(error, ImportError):
+        return None
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for file in filter(None, [*frames, error.path]):
+        folder, name = os.path.split(os.path.abspath(file))
+        module = name.removesuffix(".py")
+        if folder == host.current_directory() and module in sys.stdlib_module_names:
+            told = AppImportError(
+                f"The file {file} hides Python's own module {module!r}: give it another name."
+            )
+            told.__cause__ = error
+            return told
+    return None
 
 
 def _is_of_stdout(error: OSError) -> bool:

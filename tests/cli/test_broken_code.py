@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -107,6 +110,42 @@ def test_of_an_app_that_is_found_and_does_not_import_is_not_said_where_to_call(q
     ended = below("enqueue", "f", env={"PYTHONPATH": f"{qml.folder}:{ROOT}"})
 
     assert (ended.code, ended.err.count("no_such_library"), "The app is named" in ended.err) == (3, 1, False)
+
+
+@pytest.mark.parametrize("command", [("check",), ("start",), ("jobs", "list")])
+@pytest.mark.parametrize("code", ["from qml_mp import QmlApp\napp = QmlApp()\n", "names = []\n"])
+def test_a_file_that_hides_a_module_of_python_is_told_and_what_to_do(
+    qml: Qml, command: tuple[str, ...], code: str
+) -> None:
+    """Whether it is the app or not. By an interpreter of its own: one of the suite has the module already."""
+    (qml.folder / "queue.py").write_text(code)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "-A", "queue:app", *command], capture_output=True, text=True,
+        check=False, cwd=qml.folder, env=qml.environment(),
+    )  # fmt: skip
+
+    assert ended.returncode == 3
+    assert is_one_error(ended.stderr)
+    file = qml.folder / "queue.py"
+    assert f"The file {file} hides Python's own module 'queue': give it another name." in ended.stderr
+
+
+@pytest.mark.parametrize("command", [("check",), ("start",), ("enqueue", "f")])
+def test_an_app_in_whose_place_a_module_of_python_is_found_is_told_so(
+    qml: Qml, command: tuple[str, ...]
+) -> None:
+    (qml.folder / "platform.py").write_text("from qml_mp import QmlApp\napp = QmlApp()\n")
+
+    of_python = qml("-A", "platform:app", *command)
+    built_in = qml("-A", "sys:app", *command)
+    of_the_user = qml("-A", "tasks:ap", *command)
+
+    assert (of_python.code, built_in.code, of_the_user.code) == (3, 3, 3)
+    told = f"has no attribute 'app'. It is Python's own ({platform.__file__}): give a file of yours that is"
+    assert told in of_python.out + of_python.err
+    assert "It is Python's own (built in)" in built_in.out + built_in.err
+    assert "Python's own" not in of_the_user.out + of_the_user.err
 
 
 def below_settings_of(qml: Qml, app: str) -> Qml:
