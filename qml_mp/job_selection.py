@@ -238,7 +238,12 @@ def _instant(storage: Storage, said: Duration | datetime | None, *, what: str) -
         return said
     if isinstance(said, str):
         check_no_date(said, what=what, as_date="give an aware datetime")
-    return None if said is None else storage.now() - parse_duration(said, what=what)
+    if said is None:
+        return None
+    try:
+        return storage.now() - parse_duration(said, what=what)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} An instant is given as an aware datetime.") from None
 
 
 def _in_turn(see_to: Callable[[str], object], ids: Sequence[str]) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,10 @@ def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
         app.jobs(since="1000000d")
     with pytest.raises(ConfigurationError, match="no time zone"):
         app.jobs(since=datetime(2030, 1, 1))  # noqa: DTZ001
+    with pytest.raises(ConfigurationError, match=r'or "1h30m"\. An instant is given as an aware datetime\.$'):
+        app.jobs(since="2026-01-31T09:00")
+    with pytest.raises(ConfigurationError, match=r"until is .* given as an aware datetime"):
+        app.jobs(until=date(2030, 1, 31))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="since"):
         app.jobs(since="yesterday")
     with pytest.raises(ConfigurationError, match="until is '203011', which may be a date or seconds: write"):
