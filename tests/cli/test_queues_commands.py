@@ -138,6 +138,18 @@ def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -
     assert qml("queues", "limit", "default", "--rate", "none").out == "default: no limit\n"
 
 
+def test_who_ends_the_limit_that_a_queue_has_not_is_told_which_it_has(qml: Qml, storage: Storage) -> None:
+    qml("queues", "limit", "default", "--rate", "50/s")
+
+    told = qml("queues", "limit", "default", "none")
+
+    assert (told.code, told.out) == (
+        0, "default has no limit of jobs at a time; `--rate none` ends that of 50/s\n",
+    )  # fmt: skip
+    assert [each.limit.rate for each in storage.standings()] == [Rate.parse("50/s")]
+    assert len(qml("audit", "--json").lines) == 1  # that it was set
+
+
 def test_both_limits_of_a_queue_are_set_together_or_not_at_all(qml: Qml, storage: Storage) -> None:
     with closing(sqlite3.connect(qml.database)) as connection:
         connection.execute(

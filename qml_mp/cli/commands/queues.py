@@ -152,7 +152,7 @@ def limit(
     session: Session, name: str, max_running: str | None, rate: str | None, of_method: bool, force: bool
 ) -> None:
     """Let at most N jobs of a queue run at a time, or begin per period, on all machines together; `none` ends
-    a limit. E.g.: queues limit images 3 --rate 100/m
+    the one, `--rate none` the other. E.g.: queues limit images 3 --rate 100/m
 
     Limits of a method are the code's to say. Those of one that was removed or renamed stay until this ends
     them: queues limit NAME none --method
@@ -171,16 +171,26 @@ def limit(
     read_rate = None if rate in (None, _NO_LIMIT) else Rate.parse(rate, what="--rate")
     storage = session.existing_storage()
     _check_queue(session, storage, name, force=force)
+    before = _limit_of(storage, name)
+    rate_alone = before.rate if before is not None and before.max_running is None else None
+    if rate_alone is not None and max_running == _NO_LIMIT and rate is None:
+        say(f"{name} has no limit of jobs at a time; `--rate none` ends that of {rate_alone}")
+        return
     if max_running is not None and rate is not None:
         storage.limit(Limit(kind=LimitKind.QUEUE, name=name, max_running=number, rate=read_rate))
     elif max_running is not None:
         storage.set_max_running(LimitKind.QUEUE, name, number)
     else:
         storage.set_rate(LimitKind.QUEUE, name, read_rate)
-    limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
-    told = (limit_in_words(limits[0]) if limits else None) or "no limit"
+    now = _limit_of(storage, name)
+    told = (None if now is None else limit_in_words(now)) or "no limit"
     note_change(storage, "limit queue", name, said=told)
     say(f"{name}: {told}")
+
+
+def _limit_of(storage: Storage, name: str) -> Limit | None:
+    limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
+    return limits[0] if limits else None
 
 
 def _end_limits_of_method(storage: Storage, name: str, force: bool) -> None:
