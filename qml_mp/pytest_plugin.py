@@ -49,9 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytes
 def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlApp]:
     """The app, on a storage of the test's own: what is enqueued stays there, for `app.enqueued(...)`, or for
     `qml_mp_server` to run. After the test it has the storage that it had before."""
-    from qml_mp.loading import load_app
-
-    app = load_app(_spec(request))
+    app = _app(request)
     with app.attached(f"sqlite:///{tmp_path}/qml-mp.db"):
         yield app
 
@@ -59,9 +57,7 @@ def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlAp
 @pytest.fixture
 def qml_mp_inline(request: pytest.FixtureRequest) -> Iterator[QmlApp]:
     """The app, within `app.inline()`: what is enqueued runs at once, in the test's process."""
-    from qml_mp.loading import load_app
-
-    app = load_app(_spec(request))
+    app = _app(request)
     with app.inline():
         yield app
 
@@ -79,6 +75,19 @@ def qml_mp_server(
     with server(_spec(request), qml_mp_app.storage, config=config, log_file=log_file) as running:
         request.node.stash.setdefault(_servers, []).append(running)
         yield running
+
+
+def _app(request: pytest.FixtureRequest) -> QmlApp:
+    from qml_mp.child.import_errors import import_error_text
+    from qml_mp.errors import AppImportError
+    from qml_mp.loading import load_app
+
+    try:
+        return load_app(_spec(request))
+    except AppImportError as error:
+        cause = "" if error.__cause__ is None else f"\n{import_error_text(error.__cause__)}"
+        named = f"named by {_SETTING}, or by @pytest.mark.{_MARKER}"
+        pytest.fail(f"The app {_spec(request)!r} is {named}. {error}{cause}", pytrace=False)
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from qml_mp.errors import ConfigurationError
 from qml_mp.settings import SETTINGS
 
+_OWN = "qml-mp.toml"
 ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 """Short names of settings."""
 
@@ -38,7 +39,7 @@ def nearest_file(directory: str | None = None) -> SettingsFile | None:
     except OSError:  # it was removed
         return None
     for folder in (start, *start.parents):
-        own = folder / "qml-mp.toml"
+        own = folder / _OWN
         if os.path.isfile(own):
             return _checked(own, _read_toml(own))
         project = folder / "pyproject.toml"
@@ -64,7 +65,10 @@ def _checked(path: Path, values: object) -> SettingsFile:
     if not isinstance(values, dict):
         raise ConfigurationError(f"tool.qml-mp in {path} must be a table: [tool.qml-mp].")
     known = ["url", "app", *ALIASES, *SETTINGS]
-    for key in values:
+    for key, value in values.items():
+        if key not in known and isinstance(value, dict):
+            where = "at the top, in no table" if path.name == _OWN else "in [tool.qml-mp] itself"
+            raise ConfigurationError(f"{path} has the table [{key}]; the settings stand {where}.")
         if key not in known:
             close = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."

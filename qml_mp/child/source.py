@@ -173,7 +173,7 @@ def _names_a_file(spec: str) -> AppImportError:
     path = os.path.normpath(file).removesuffix(".py")
     module = os.path.basename(path) if path.startswith(("/", "..")) else path.replace("/", ".")
     return AppImportError(
-        f"The app {spec!r} cannot be imported: name the module, `{module}:{attribute}`, not its file."
+        f"{file!r} is the path of a file: name the module, `{module}:{attribute}`, not its file."
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from qml_mp.cli.output import note, stdout_for_data
+from qml_mp.core.failure_kinds import place_of_error
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.sources import (
     file_that_names_app,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def import_app(spec: str) -> QmlApp:
     """The app, imported into this process. Raises `AppImportError`."""
+    from qml_mp.child.import_errors import import_error_text
     from qml_mp.loading import load_app
 
     given = settings_in_environment()
@@ -31,9 +33,9 @@ def import_app(spec: str) -> QmlApp:
         with stdout_for_data():
             app = load_app(spec)
     except SystemExit as left:
-        raise AppImportError(
-            f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."
-        ) from left
+        place = place_of_error(import_error_text(left))
+        told = f"its module exits with {left.code!r}" + (f" ({place})" if place else "")
+        raise AppImportError(f"The app {spec!r} cannot be imported: {told}.") from left
     replace_settings(settings_after_import(given))
     note_unknown_settings(besides=given)
     return app

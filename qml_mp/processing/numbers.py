@@ -32,7 +32,10 @@ def in_python(value: Any) -> Any:
         return operator.index(value)
     if isinstance(value, Real):
         return float(value)
-    raise InvalidJob(f"The result holds a {type(value).__name__}, which is not JSON")
+    raise InvalidJob(
+        f"The result holds something of type {type(value).__name__}, which is not JSON; return text, "
+        "numbers, lists or dicts, or annotate the function with what it returns"
+    )
 
 
 def numpy_codec(kind: type, args: tuple[Any, ...]) -> Codec | None:

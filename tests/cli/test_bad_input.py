@@ -94,7 +94,7 @@ def test_a_payload_that_cannot_be_stored_changes_nothing_in_the_storage(qml: Qml
     [
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
         ("raise RuntimeError('not today')", "RuntimeError: not today"),
-        ("import sys; sys.exit(0)", "exits"),
+        ("import sys; sys.exit(0)", "/broken.py:1 in <module>)"),
         ("app = 5", "not a QmlApp"),
         ("other = 5", "app"),
         ("app = (", "SyntaxError"),
@@ -110,6 +110,14 @@ def test_an_app_that_does_not_import_exits_3(qml: Qml, module: str, said: str) -
     assert said in ended.err
     assert is_one_error(ended.err)
     assert qml.files() == before
+
+
+@pytest.mark.parametrize("command", [("enqueue", "resize", "path=a.png"), ("jobs", "list")])
+def test_a_url_that_names_a_folder_is_told_so(qml: Qml, command: tuple[str, ...]) -> None:
+    ended = qml(*command, "--url", f"sqlite:///{qml.folder}")
+
+    assert ended.code == 4
+    assert f"The SQLite file {qml.folder} is a folder. Name a file in it." in ended.err
 
 
 @pytest.mark.parametrize("command", [("start",), ("enqueue", "resize", "path=a.png"), ("check",)])

@@ -174,6 +174,7 @@ def test_who_names_the_file_of_an_app_is_told_to_name_the_module(
     ended = qml("-A", named, *command)
 
     assert ended.code == 3
+    assert (ended.out + ended.err).count("cannot be imported") <= 1
     assert f"name the module, `{meant}`, not its file." in ended.out + ended.err
 
 

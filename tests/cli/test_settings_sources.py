@@ -177,6 +177,13 @@ def test_a_pyproject_without_our_table_is_passed_over(folder: Path) -> None:
     assert load_config(flags={}, code=None).worker_count == 2
 
 
+def test_a_table_within_ours_is_told(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text("[tool.qml-mp.start]\nworkers = 2\n")
+
+    with pytest.raises(ConfigurationError, match=r"has the table \[start\]; .* in \[tool\.qml-mp\] itself\."):
+        load_config(flags={}, code=None)
+
+
 @pytest.mark.parametrize("also", ["", "[tool.qml-mp]\nworkers = 3\n"])
 def test_a_table_of_nearly_our_name_is_told(folder: Path, also: str) -> None:
     (folder / "pyproject.toml").write_text(f"[tool.qml_mp]\nworkers = 2\n{also}")
@@ -214,6 +221,8 @@ def test_other_urls_in_a_file_are_taken_as_they_are(folder: Path) -> None:
         ("worker = 2", "did you mean worker"),
         ("shutdown-timeout = 2", "did you mean shutdown_timeout?"),
         ("colour = 'red'", "known are url, app"),
+        ("[tool.qml-mp]\nworkers = 2", "has the table [tool]; the settings stand at the top, in no table."),
+        ("[qml-mp]\nworkers = 2", "has the table [qml-mp]; the settings stand at the top, in no table."),
         ("workers = 2\nworker_count = 3", "set twice"),
         ("workers = 'many'", "is 'many'; it must be a whole number from 0 to 1024."),
         ("workers = 2.0", "is 2.0; it must be a whole number from 0 to 1024."),

@@ -67,7 +67,16 @@ def test_the_tests_that_the_readme_shows_pass_and_one_that_fails_shows_the_log_o
         def test_unnamed(request, monkeypatch):
             monkeypatch.setitem(request.config._inicache, "qml_mp_app", "")
             request.getfixturevalue("qml_mp_app")
+
+        @pytest.mark.qml_mp(app="tasks:ap")
+        def test_misspelt(qml_mp_app):
+            pass
+
+        @pytest.mark.qml_mp(app="unfinished:app")
+        def test_unfinished(qml_mp_inline):
+            pass
         """,
+        unfinished="app = nothing_yet",
         broken="""
         import sys
         from tasks import app
@@ -78,12 +87,15 @@ def test_the_tests_that_the_readme_shows_pass_and_one_that_fails_shows_the_log_o
 
     ended = project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", "--strict-markers")
 
-    ended.assert_outcomes(passed=5, failed=2, errors=1)
+    ended.assert_outcomes(passed=5, failed=2, errors=3)
     ended.stdout.fnmatch_lines(["test_tasks.py ....*"])
     assert not (project.path / "jobs.db").exists()
     ended.stdout.fnmatch_lines(["*log of the qml-mp server*", "*job * (typeset) attempt 1 *"])
     ended.stdout.fnmatch_lines(["*OSError: no picture*"])
     ended.stdout.fnmatch_lines(["*No app is named. Put qml_mp_app*"])
+    ended.stdout.fnmatch_lines(["The app 'tasks:ap' is named by qml_mp_app, or by *has no attribute 'ap'*"])
+    ended.stdout.fnmatch_lines(["Traceback *", "*unfinished.py*, line 1, in <module>", "*nothing_yet*"])
+    ended.stdout.no_fnmatch_line("*loading.py*")
     assert not Path("/proc", (project.path / "pid").read_text()).exists()
 
 

@@ -269,7 +269,10 @@ def test_a_set_with_an_order_of_its_own_keeps_it_as_a_result_and_another_has_the
         ({"a": math.nan}, r"The result at \['a'\] is nan, which JSON cannot hold"),
         (b"bytes", r"The result holds bytes, which are not JSON; annotate the function"),
         (np.array([b"a"]), r"The result holds bytes"),
-        (np.array([1j]), r"The result holds a complex, which is not JSON"),
+        (
+            np.array([1j]),
+            r"holds something of type complex, which is not JSON; return text, numbers, lists",
+        ),
         (bytearray(b"a"), r"The result holds bytes"),
         (np.zeros, r"which is not JSON"),
         ({1: "a", "1": "b"}, r"The result has two keys that are one text as JSON"),

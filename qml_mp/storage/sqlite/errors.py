@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
@@ -87,6 +88,8 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
         why = _why_busy(path) if code == sqlite3.SQLITE_BUSY else _UNAVAILABLE[code]
+        if code == sqlite3.SQLITE_CANTOPEN and os.path.isdir(path):
+            why = "is a folder. Name a file in it."
         return kind(f"The SQLite file {path} {why} ({error})")
     if code in _BROKEN:
         return StorageError(f"The SQLite file {path} {_BROKEN[code]} ({error})")
