@@ -16,16 +16,20 @@ from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey
-from qml_mp.core.outcome import Outcome
+from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
+from qml_mp.processing.job_records import about
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
+
+_TAKEN = Release(reason="it was taken from its worker before it began", not_begun=True)
 
 
 class Claims:
@@ -191,12 +195,37 @@ class Claims:
             self._info = replace(self._info, epoch=self._fetch.epoch + 1)
             raise StorageUnavailable("The row of this worker is gone from the registry.")
         self._fetch = replace(self._fetch, epoch=renewed.epoch)
-        self._in_doubt, self._known_at = False, time.monotonic()
         self._held.taken &= {claim.key for claim in renewed.claims}
         found = [claim for claim in renewed.claims if claim.key not in self._held.taken]
+        self._give_back([claim for claim in renewed.claims if claim.key in self._held.taken])
+        self._in_doubt, self._known_at = False, time.monotonic()
         self._held.hold(found)
         for claim in found:
             self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))
+
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        """Those that the supervisor has taken, and that are this worker's all the same: it is about to give
+        them back, or a failover of storage has lost that it has, and it does so once. Nobody can begin them,
+        and that both give one back is harmless. One that storage refuses keeps this worker from nothing."""
+        for claim in claims:
+            try:
+                finished = self._storage.finish(claim, _TAKEN, retention=self._retention)
+            except StorageUnavailable:
+                raise
+            except StorageError as error:
+                logger.warning(
+                    "Job %s cannot be given back, which was taken from worker %s before it began: %s",
+                    claim.job.id,
+                    self.worker_id,
+                    error,
+                    extra=about(claim),
+                )
+                continue
+            # Of what the supervisor has written, it tells.
+            is_ours = finished.accepted and not finished.was_written
+            event = ended(claim, finished.job, pid=os.getpid()) if is_ours else None
+            if event is not None:
+                self._events.emit(event)
 
 
 def _note_begin(outcomes: int) -> None:

@@ -37,7 +37,7 @@ class Held:
         """How long a payload was as text of those that came last."""
         self.taken: set[ClaimKey] = set()
         """What the supervisor has taken to give it back. Until it has, storage still says that these are this
-        worker's. Emptied by `Claims`."""
+        worker's, and again where a failover has lost that. Emptied by `Claims`."""
 
     def __len__(self) -> int:
         return len(self._claims)

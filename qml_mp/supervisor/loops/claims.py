@@ -81,8 +81,7 @@ class UnshownClaimsLoop(Loop):
             suspects |= {(worker_id, claim.key) for claim in unshown}
             again = [claim for claim in unshown if (worker_id, claim.key) in untold]
             if worker is None:
-                for claim in again:
-                    self._release(storage, claim)
+                self._release(storage, again, worker_id=worker_id)
             elif again:
                 self._ask_for(again, worker, held=[claim.key for claim in claims])
         self._suspects = suspects
@@ -114,14 +113,17 @@ class UnshownClaimsLoop(Loop):
                 extra=about(claim),
             )
 
-    def _release(self, storage: Storage, claim: Claim) -> None:
-        """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""
-        if claim.worker_id in {worker.id for worker in storage.list_workers()}:
-            return
-        release = Release(reason="its worker is gone", not_begun=True)
-        finished = storage.finish(claim, release, retention=self._run.retention)
-        self._run.pool.totals.add_returned(claim, finished)
-        if finished.accepted:
-            facts = ClaimFacts.of(claim, pid=None)
-            self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))
-            self._run.pool.wake_idle()
+    def _release(self, storage: Storage, claims: Sequence[Claim], *, worker_id: str) -> None:
+        """Of a worker of this very run that is neither alive nor waiting to be settled: it was reaped and
+        settled here. Its row is gone, but for a failover of storage that has lost how it was settled: then it
+        goes now, so that nothing that the worker has sent can claim a job after this."""
+        if claims:
+            storage.deregister_worker(worker_id)
+        for claim in claims:
+            release = Release(reason="its worker is gone", not_begun=True)
+            finished = storage.finish(claim, release, retention=self._run.retention)
+            self._run.pool.totals.add_returned(claim, finished)
+            if finished.accepted:
+                facts = ClaimFacts.of(claim, pid=None)
+                self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))
+                self._run.pool.wake_idle()
