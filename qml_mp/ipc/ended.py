@@ -17,6 +17,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from qml_mp.core.history import microseconds_of
 from qml_mp.core.job import KEY_BYTES, ClaimKey
@@ -30,8 +31,8 @@ REGION_BYTES = 2 * 1024 * 1024 - 64 * 1024
 """Room for the largest result behind others. Nearly all of it is never written to."""
 _LARGEST_BYTES = MAX_PAYLOAD_BYTES + 64 * 1024  # a result, and what comes with it
 _FULL_BYTES = REGION_BYTES - _LARGEST_BYTES
-_RECORDS_AT = 24  # behind three numbers
-_HEAD, _WRITTEN, _TAKEN_BACK = range(3)
+_RECORDS_AT = 32  # behind four numbers
+_HEAD, _WRITTEN, _TAKEN_BACK, _OWNER = range(4)
 _PLACE_BITS = 21  # enough for `_SIZE`
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
@@ -62,16 +63,19 @@ class EndedTable:
         self._memory = mmap.mmap(-1, capacity * _SIZE)
         self._counts = CountTable(capacity)
 
-    def region(self, index: int) -> EndedOutcomes:
+    def region(self, index: int, *, worker_id: str = "") -> EndedOutcomes:
         """The region of one slot, emptied for a new worker (supervisor, before the fork)."""
         region = self._at(index)
         region.counts.begin()
-        region.begin()
+        region.begin(worker_id)
         return region
 
-    def read(self, index: int) -> tuple[int, Mapping[ClaimKey, Outcome]]:
-        """As `EndedOutcomes.read`, of the newest worker in this slot (guardian)."""
-        return self._at(index).read()
+    def read(self, index: int) -> tuple[int, int, Mapping[ClaimKey, Outcome]]:
+        """As `EndedOutcomes.read`, of the newest worker in this slot, whose `mark_of_worker` is the second of
+        these (guardian)."""
+        region = self._at(index)
+        number, outcomes = region.read()
+        return number, region.owner, outcomes
 
     def _at(self, index: int) -> EndedOutcomes:
         return EndedOutcomes(self._memory, index * _SIZE, counts=self._counts.region(index))
@@ -127,10 +131,16 @@ class EndedOutcomes:
         """Another number once the worker has taken something back (supervisor)."""
         return self._numbers[_TAKEN_BACK]
 
-    def begin(self) -> None:
+    def begin(self, worker_id: str) -> None:
         """Have nothing of the worker before (supervisor, before the fork)."""
         self.empty()
         self._numbers[_TAKEN_BACK] = 0
+        self._numbers[_OWNER] = mark_of_worker(worker_id)
+
+    @property
+    def owner(self) -> int:
+        """`mark_of_worker` of the worker that has this region (guardian)."""
+        return self._numbers[_OWNER]
 
     def empty(self) -> None:
         """All that was kept is written (worker), or was another worker's."""
@@ -235,6 +245,11 @@ class EndedOutcomes:
     def _records(self, begin: int, end: int) -> bytes:
         at = self._at + _RECORDS_AT
         return self._memory[at + begin : at + min(end, _SIZE - _RECORDS_AT)]
+
+
+def mark_of_worker(worker_id: str) -> int:
+    """Its id in one word."""
+    return int.from_bytes(blake2b(worker_id.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
 def _has_run(outcome: Outcome) -> bool:

@@ -35,7 +35,7 @@ class Ended:
         assert claim is not None
         storage.close()  # no handle crosses a fork
         table = EndedTable(1)
-        table.region(0).append(claim.key, Success(result=None, duration=timedelta(seconds=1)))
+        table.region(0, worker_id="w").append(claim.key, Success(result=None, duration=timedelta(seconds=1)))
         self.outcomes = LastOutcomes(table, url=url, retention=BY_DEFAULT)
 
 

@@ -227,4 +227,6 @@ def test_the_guardian_of_a_killed_server_does_not_make_a_schema_that_is_gone(
         os.kill(one.pid, signal.SIGSTOP)  # or it would have another worker at once
         os.kill(worker_pid, signal.SIGKILL)
         os.kill(one.pid, signal.SIGKILL)
-        wait_until(lambda: "when the server was killed is not written" in one.log(), what=one.log)
+        wait_until(
+            lambda: "Not all that had ended when the server was killed is written" in one.log(), what=one.log
+        )

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, not_storable
-from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
-from qml_mp.ipc.ended import EndedTable
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.ipc.ended import EndedTable, mark_of_worker
 from qml_mp.processing.job_records import about
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
-from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import fork_child
 
@@ -29,6 +28,10 @@ logger = logging.getLogger(__name__)
 _TRIED_FOR_S = 15.0
 """So that a file may be busy meanwhile, or a database start again."""
 _PAUSE_S = 0.5
+
+_Ended = Mapping[tuple[int, ClaimKey], Outcome]
+"""By `mark_of_worker`, and its claim: after a restore or a failover of storage, another worker may have one
+of the same number."""
 
 
 class LastOutcomes:
@@ -51,13 +54,13 @@ class LastOutcomes:
 
         A worker that lives writes its own: it knows that its supervisor is gone.
         """
-        outcomes: dict[ClaimKey, Outcome] = {}
+        outcomes: dict[tuple[int, ClaimKey], Outcome] = {}
         seen: dict[int, int] = {}
         for index in filter(is_dead, range(self._table.capacity)):
-            number, found = self._table.read(index)
+            number, owner, found = self._table.read(index)
             if self._seen.get(index) != number:
                 seen[index] = number
-                outcomes.update(found)
+                outcomes |= {(owner, key): outcome for key, outcome in found.items()}
         if outcomes:
             try:
                 fork_child(lambda: self._write(outcomes), ours=(), theirs=(), shared=sign)
@@ -69,36 +72,56 @@ class LastOutcomes:
         self._seen |= seen
         return True
 
-    def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
+    def _write(self, outcomes: _Ended) -> int:
         """They would run again, so it is tried more than once. Each write is guarded by its claim, and while
         the sign is held no peer on this machine gives these jobs back."""
         until = time.monotonic() + _TRIED_FOR_S
         while True:
             try:
-                self._write_all(outcomes)
+                self._write_all(outcomes, until=until)
                 return 0
             except StorageError as error:
                 if not isinstance(error, StorageUnavailable) or time.monotonic() >= until:
-                    logger.warning("What had ended when the server was killed is not written: %s", error)
+                    logger.warning("Not all that had ended when the server was killed is written: %s", error)
                     return 1
             wait_for([], until=time.monotonic() + _PAUSE_S)
 
-    def _write_all(self, outcomes: Mapping[ClaimKey, Outcome]) -> None:
+    def _write_all(self, outcomes: _Ended, *, until: float) -> None:
+        """Together, or else each by itself: what storage refuses of one, or a row that somebody has locked,
+        keeps no other."""
         with closing(open_storage(self._url)) as storage:
             storage.expect_schema()
             # Not by the server's id: it has another one once its peers have declared it dead.
-            ends = [(claim, outcomes[claim.key]) for claim in storage.claims() if claim.key in outcomes]
+            ends = [
+                (claim, outcomes[end])
+                for claim in storage.claims()
+                if (end := (mark_of_worker(claim.worker_id), claim.key)) in outcomes
+            ]
             try:
                 storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
-            except OutcomeRefused:  # nothing of it is written
-                each_by_itself(ends, lambda end: self._finish(storage, *end))
-        for claim, outcome in ends:
-            logger.info(
-                "Job %s had ended when the server was killed: %s is written",
-                claim.job.id,
-                type(outcome).__name__,
-                extra=about(claim),
-            )
+            except StorageUnreachable:
+                raise
+            except StorageError:  # of one of them, or its reply is lost
+                self._write_each(storage, ends, until=until)
+            else:
+                _tell(ends)
+
+    def _write_each(self, storage: Storage, ends: Sequence[tuple[Claim, Outcome]], *, until: float) -> None:
+        """Raises what was refused, in the end; rather what another try may help against."""
+        refused: StorageError | None = None
+        for end in ends:
+            try:
+                self._finish(storage, *end)
+                _tell([end])
+            except StorageUnreachable:
+                raise
+            except StorageError as error:
+                if refused is None or isinstance(error, StorageUnavailable):
+                    refused = error
+                if time.monotonic() >= until:  # each may have waited for a lock
+                    break
+        if refused is not None:
+            raise refused
 
     def _finish(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
         """What storage refuses of it, as a failure that says so."""
@@ -106,3 +129,13 @@ class LastOutcomes:
             storage.finish(claim, outcome, retention=self._retention)
         except OutcomeRefused as error:
             storage.finish(claim, not_storable(error), retention=self._retention)
+
+
+def _tell(ends: Sequence[tuple[Claim, Outcome]]) -> None:
+    for claim, outcome in ends:
+        logger.info(
+            "Job %s had ended when the server was killed: %s is written",
+            claim.job.id,
+            type(outcome).__name__,
+            extra=about(claim),
+        )

@@ -35,7 +35,7 @@ def spawn_worker(
     first job does not boot. Raises `OSError` when the system has no room for it, and leaves nothing behind
     then."""
     slots.clear(index)
-    reading, channels = open_channels(ended.region(index))
+    reading, channels = open_channels(ended.region(index, worker_id=worker_id))
     if paused:  # before it lives: it may be at its first claim when this process comes to anything else
         send(channels.pipe_fd, Message(kind=Kind.PAUSE))
     arguments = WorkerArguments(

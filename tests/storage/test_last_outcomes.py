@@ -1,0 +1,105 @@
+"""Tests of the storage: of what dead workers of a killed server have left, no outcome keeps another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from qml_mp import failpoints
+from qml_mp.core.job import Claim
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, KEEP, claim_new, present
+from tests.until import wait_until
+
+pytestmark = pytest.mark.fault(4)
+
+
+def left_by(worker_id: str, claims: Sequence[Claim], url: str) -> LastOutcomes:
+    """What came of these is in the memory of this worker, which is dead."""
+    table = EndedTable(1)
+    region = table.region(0, worker_id=worker_id)
+    for claim in claims:
+        assert region.append(claim.key, DONE)
+    return LastOutcomes(table, url=url, retention=KEEP)
+
+
+def write(outcomes: LastOutcomes, storage: Storage) -> None:
+    """Until nobody tries any more."""
+    storage.close()  # no handle crosses a fork
+    reading, sign = os.pipe()  # to be read to its end once nobody has the sign open
+    assert outcomes.write(is_dead=lambda _: True, sign=(sign,))
+    os.close(sign)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def states(storage: Storage, claims: Sequence[Claim]) -> list[StateName]:
+    return [present(storage, claim).state_name for claim in claims]
+
+
+@pytest.mark.parametrize("place", ["storage.call", "storage.committed"])
+@pytest.mark.parametrize("number", [None, *range(1, 7)])
+def test_one_that_the_database_refuses_keeps_no_other(
+    storage: Storage, url: str, raw: Raw, monkeypatch: pytest.MonkeyPatch, place: str, number: int | None
+) -> None:
+    """Nor does a storage that is not to be had for once meanwhile."""
+    claims = [claim_new(storage, worker="w") for _ in range(3)]
+    raw.refuse(
+        "UPDATE", "jobs", saying="no", when=f"NEW.state = 'succeeded' AND NEW.id = '{claims[1].job.id}'"
+    )
+    outcomes, passes = left_by("w", claims, url), list[str]()
+
+    def hit(name: str) -> None:
+        passes.extend([name] * (name == place))
+        if name == place and len(passes) == number:
+            raise StorageUnavailable("once")
+
+    storage.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(failpoints, "hit", hit)
+        write(outcomes, storage)
+
+    assert states(storage, claims) == [StateName.SUCCEEDED, StateName.PROCESSING, StateName.SUCCEEDED]
+    raw.allow("jobs")
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite locks no rows
+def test_one_whose_row_is_locked_keeps_no_other_and_is_written_once_it_is_not(
+    storage: Storage, url: str, connect: Callable[[], Any], raw: Raw
+) -> None:
+    claims = [claim_new(storage, worker="w") for _ in range(3)]
+    outcomes = left_by("w", claims, url)
+    storage.close()
+    with closing(connect()) as somebody:
+        somebody.autocommit = False
+        jobs = raw.name("jobs")
+        somebody.execute(f"SELECT 1 FROM {jobs} WHERE id = %s FOR UPDATE", [claims[0].job.id])
+
+        assert outcomes.write(is_dead=lambda _: True, sign=())
+        wait_until(
+            lambda: states(storage, claims[1:]) == [StateName.SUCCEEDED] * 2, what="what is not locked"
+        )
+        assert states(storage, claims[:1]) == [StateName.PROCESSING]
+        somebody.rollback()
+
+    wait_until(lambda: states(storage, claims) == [StateName.SUCCEEDED] * 3, what="the other one")
+
+
+def test_a_claim_of_the_same_number_that_another_worker_has_is_left_to_that(
+    storage: Storage, url: str
+) -> None:
+    """As there may be after a restore or a failover."""
+    claims = [claim_new(storage, worker="another"), claim_new(storage, worker="w")]
+
+    write(left_by("w", claims, url), storage)
+
+    assert states(storage, claims) == [StateName.PROCESSING, StateName.SUCCEEDED]
