@@ -163,6 +163,14 @@ class RecurringJob:
             return [firing for firing in newest if now - firing <= ON_TIME]
         return newest
 
+    def is_behind(self, now: datetime) -> bool:
+        """Whether it has several firings to catch up: which, `firings_to_make` computes from up to thousands
+        of looks at the schedule. Raises `ConfigurationError` when a stored field cannot be read."""
+        if _most_caught_up(self.misfire) is None or self.next_run_at is None or self.next_run_at > now:
+            return False
+        following = self.schedule.next_after(self.next_run_at)
+        return following is not None and following <= now
+
     def delay_of(self, firing: datetime) -> timedelta:
         """By how much the job of a firing is put off: a part of `jitter`, whichever server fires it."""
         part = zlib.crc32(f"{self.id} {firing.isoformat()}".encode()) / 2**32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,23 @@ from qml_mp.storage.queries import JobQueries, Queries
 from qml_mp.storage.rows import Row, json_of, text_of
 from qml_mp.storage.storable import NewRow, new_row
 
+TemplateOf = Callable[[Row], tuple[RecurringJob, datetime]]
+"""What reads a row: the template, and the row's now."""
+
 _MOMENT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A due template, and what becomes of it."""
+
+    row: Row
+    template: RecurringJob
+    now: datetime
+    upcoming: datetime | None
+    """Its next firing, once those that are due are made."""
+    firings: Sequence[datetime]
+    """Those that are due and get a job, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +49,48 @@ class Ahead:
     """The template, moved past the present."""
 
 
+def behind_of(rows: Iterable[Row], template_of: TemplateOf) -> set[str]:
+    """The ids of those that have several firings to catch up."""
+    behind: set[str] = set()
+    for row in rows:
+        with suppress(ConfigurationError):  # told when it fires
+            template, now = template_of(row)
+            if template.is_behind(now):
+                behind.add(template.id)
+    return behind
+
+
+def due_of(row: Row, template: RecurringJob, now: datetime) -> Due:
+    """A due template and its firings. Whatever the row raises that can make no job comes here, before
+    anything is written: the transaction goes on with the other templates."""
+    job_of(row, template, now=now, firing=None)
+    upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
+    if template.next_run_at is None or template.next_run_at > now:
+        upcoming = template.next_run_at  # it is here for the firing that waits
+    return Due(row=row, template=template, now=now, upcoming=upcoming, firings=firings)
+
+
 def insert_ahead(
     transaction: Transaction,
     queries: JobQueries,
     rows: Iterable[Row],
-    template_of: Callable[[Row], tuple[RecurringJob, datetime]],
+    template_of: TemplateOf,
     *,
     most: int,
 ) -> dict[str, Ahead]:
     """Insert the jobs of at most so many due templates of which one firing is due and that look at no other
     job, all by one statement: it waits for its reply, and hundreds may be due at one instant. By template,
-    for `fire_ahead`. What can make no job is left out. `template_of` gives the row's now as well."""
+    for `fire_ahead`. What can make no job is left out."""
     made: dict[str, Ahead] = {}
     for row in rows:
         with suppress(ConfigurationError, InvalidJob):  # told when it fires by itself
-            template, now = template_of(row)
-            upcoming, firings = _firings_of(row, template, now)
+            due = due_of(row, *template_of(row))
+            template, firings = due.template, due.firings
             if template.overlap == "allow" and template.waiting_for is None and len(firings) == 1:
-                job, labels = (
-                    job_of(row, template, now=now, firing=firings[0]),
-                    template.labels_of(firings[0]),
-                )
+                job = job_of(row, template, now=due.now, firing=firings[0])
+                labels = template.labels_of(firings[0])
                 new = new_row(job)._replace(recurring_id=template.id, fire_at=next(labels))
-                moved = replace(template, next_run_at=upcoming)
+                moved = replace(template, next_run_at=due.upcoming)
                 made[template.id] = Ahead(job=job, row=new, labels=labels, is_stored=True, moved=moved)
         if len(made) == most:
             break
@@ -65,26 +100,35 @@ def insert_ahead(
     }
 
 
-def fire_ahead(transaction: Transaction, queries: JobQueries, ahead: Ahead) -> tuple[list[Job], RecurringJob]:
+def in_turn(
+    rows: Iterable[Row], ahead: Collection[str], behind: Collection[str], refused: Iterable[str]
+) -> list[Row]:
+    """The rows as they fire. First those whose job is there: they must be moved, however many the others
+    make. Last those that are behind, each of which may take all that is left; of them, those that were
+    refused last of all, the one that was tried last at the end, or they would keep the others for ever."""
+    tried = {template_id: place for place, template_id in enumerate(refused)}
+
+    def turn(row: Row) -> tuple[bool, bool, int]:
+        template_id = text_of(row["id"])
+        return template_id not in ahead, template_id in behind, tried.get(template_id, -1)
+
+    return sorted(rows, key=turn)
+
+
+def fire_ahead(transaction: Transaction, queries: Queries, ahead: Ahead) -> list[Job]:
     """`fire_template` of a template whose job is inserted, under another label where need be."""
     is_stored = ahead.is_stored
     while not is_stored and (label := next(ahead.labels, None)) is not None:
-        is_stored = not _not_stored(transaction, queries, [ahead.row._replace(fire_at=label)])
-    return [ahead.job] if is_stored else [], ahead.moved
+        is_stored = not _not_stored(transaction, queries.jobs, [ahead.row._replace(fire_at=label)])
+    made = [ahead.job] if is_stored else []
+    advance(transaction, queries, ahead.moved, made=made)
+    return made
 
 
-def fire_template(
-    transaction: Transaction,
-    queries: Queries,
-    row: Row,
-    template: RecurringJob,
-    *,
-    now: datetime,
-    most: int,
-) -> tuple[list[Job], RecurringJob]:
-    """Enqueue the jobs of a due template, at most so many: they, and the template moved past the present, or
-    to the first firing that is left. Raises what a row raises that can make no job."""
-    upcoming, firings = _firings_of(row, template, now)
+def fire_template(transaction: Transaction, queries: Queries, due: Due, *, most: int) -> list[Job]:
+    """Enqueue the jobs of a due template, at most so many, and move it past the present, or to the first
+    firing that is left."""
+    row, template, now, upcoming = due.row, due.template, due.now, due.upcoming
 
     def make(firings: Sequence[datetime]) -> list[Job]:
         # Each after the one before, because jobs are claimed in the order of their making.
@@ -97,19 +141,34 @@ def fire_template(
     waiting = [] if template.waiting_for is None else [template.waiting_for]
     made: list[Job] = []
     if template.overlap == "allow":
-        due, waiting = [*waiting, *firings], []
-        made = make(due[:most])
-        upcoming = next(iter(due[most:]), upcoming)
+        left, waiting = [*waiting, *due.firings], []
+        made = make(left[:most])
+        upcoming = next(iter(left[most:]), upcoming)
     else:
         unfinished = transaction.run(queries.recurring.unfinished, {"id": template.id})
         is_free = unfinished.first() is None
-        for firing in [*waiting, *firings]:
+        for firing in [*waiting, *due.firings]:
             if is_free:
                 made, waiting = make([firing]), []
                 is_free = not made
             elif template.overlap == "queue":
                 waiting = waiting or [firing]
-    return made, replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
+    moved = replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
+    advance(transaction, queries, moved, made=made)
+    return made
+
+
+def advance(
+    transaction: Transaction, queries: Queries, template: RecurringJob, *, made: Sequence[Job]
+) -> None:
+    """Store when it fires next, and which job it has made last."""
+    moved = {
+        "id": template.id,
+        "next_run_at": template.next_run_at,
+        "waiting_for": template.waiting_for,
+        "last_job_id": made[-1].id if made else None,
+    }
+    transaction.run(queries.recurring.advance, moved)
 
 
 def insert_by_hand(transaction: Transaction, template: RecurringJob, job: Job) -> None:
@@ -130,18 +189,6 @@ def job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime 
         about["fire_at"] = firing.isoformat()
     delay = None if firing is None else template.delay_of(firing) or None
     return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
-
-
-def _firings_of(
-    row: Row, template: RecurringJob, now: datetime
-) -> tuple[datetime | None, Sequence[datetime]]:
-    """When the template fires next, and the firings that are due. Whatever the row raises comes first: the
-    transaction goes on with the other templates."""
-    job_of(row, template, now=now, firing=None)
-    upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
-    if template.next_run_at is None or template.next_run_at > now:
-        upcoming = template.next_run_at  # it is here for the firing that waits
-    return upcoming, firings
 
 
 def _insert(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
@@ -14,9 +15,12 @@ from qml_mp.core.recurring import RecurringJob, firings_to_correct
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import (
-    Ahead,
+    advance,
+    behind_of,
+    due_of,
     fire_ahead,
     fire_template,
+    in_turn,
     insert_ahead,
     insert_by_hand,
     job_of,
@@ -30,8 +34,11 @@ logger = logging.getLogger(__name__)
 
 _FIRING = "firing recurring jobs"
 _LOOK_AGAIN = timedelta(seconds=1)
-_MOST_JOBS = 250
-"""Of a tick. Meanwhile nobody else writes to an SQLite file."""
+_MOST_FIRINGS = 250
+"""Of a tick; of the last template that it takes, all are looked at. Meanwhile nobody else writes to an SQLite
+file, and PostgreSQL ends a transaction in which it hears nothing for some seconds."""
+_MOST_REFUSED = 1000
+"""Firings of templates whose jobs are refused, of a tick."""
 
 
 class RecurringStore(Part):
@@ -39,8 +46,9 @@ class RecurringStore(Part):
 
     _lacking: frozenset[str] = frozenset()
     """Zones that this machine does not know, of templates that it has found due."""
-    _has_refused = False
-    """Whether the database has refused the job of a template when this process fired the last time."""
+    _refused: Mapping[str, str] = MappingProxyType({})
+    """Id to reason of due templates whose jobs the database has refused when this process tried them the last
+    time, the one that was tried last at the end."""
 
     def upsert_recurring_job(self, template: RecurringJob) -> None:
         """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
@@ -135,9 +143,9 @@ class RecurringStore(Part):
 
     def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`
-        and no more than some hundreds of jobs; those that are left are due at once again. No job, and some
-        due at once (`next_due_in` is zero): they are in somebody else's hands, most likely of a server that
-        fires them.
+        and no more than some hundreds of firings; those that are left are due at once again. Templates that
+        have several to catch up come last. No job, and some due at once (`next_due_in` is zero): they are in
+        somebody else's hands, most likely of a server that fires them, or firings that made none came first.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
         what they run, and so do those whose zone this machine does not know.
@@ -159,7 +167,7 @@ class RecurringStore(Part):
             idle = self._idle(upcoming_rows, self._db.read(_FIRING, queries.unknown, which))
             if idle.next_due_in != timedelta():
                 return idle
-        if not self._has_refused:
+        if not self._refused:
             try:
                 return self._fire_due(which)
             except StorageUnavailable:
@@ -194,7 +202,7 @@ class RecurringStore(Part):
             template, now = self._template_of(row)
             job = job_of(row, template, now=now, firing=None)
             insert_by_hand(transaction, template, job)
-            self._advance(transaction, template, last_job=job)
+            advance(transaction, self._db.queries, template, made=[job])
         return job.id
 
     def _declare(
@@ -218,51 +226,49 @@ class RecurringStore(Part):
         transaction.run(queries.replace, change)
         return held, change
 
-    def _fire(self, transaction: Transaction, row: Row, *, most: int, ahead: Ahead | None) -> list[Job]:
-        """Enqueue the jobs of a due template, at most so many, and move it past the present, or to the first
-        firing that is left. Raises what a row raises that can make no job."""
-        queries = self._db.queries
-        if ahead is None:
-            template, now = self._template_of(row)
-            made, moved = fire_template(transaction, queries, row, template, now=now, most=most)
-        else:
-            made, moved = fire_ahead(transaction, queries.jobs, ahead)
-        self._advance(transaction, moved, last_job=made[-1] if made else None)
-        return made
-
     def _fire_due(self, which: Values, *, apart: bool = False) -> Fired:
         """Fire them in one transaction; `apart`: a template whose job is refused stays due, and the others
         fire."""
-        queries, lacking = self._db.queries.recurring, self._lacking
+        db, queries, lacking = self._db.queries, self._db.queries.recurring, self._lacking
         jobs: list[Job] = []
         disabled: dict[str, str] = {}
-        refused: dict[str, str] = {}
+        looked_at = in_vain = 0
         with self._db.transaction(_FIRING, pipelined=not apart) as transaction:
             rows = transaction.run(queries.lock_due, which).rows()
-            together = [] if apart or len(rows) < 2 else rows
-            jobs_of = self._db.queries.jobs
-            ahead = insert_ahead(transaction, jobs_of, together, self._template_of, most=_MOST_JOBS)
-            # First those whose job is there: they must be moved, however many the others make.
-            for row in sorted(rows, key=lambda row: text_of(row["id"]) not in ahead):
-                inserted = ahead.get(text_of(row["id"]))
-                fire = partial(self._fire, transaction, row, most=_MOST_JOBS - len(jobs), ahead=inserted)
+            behind = behind_of(rows, self._template_of)
+            plain = [row for row in rows if text_of(row["id"]) not in behind]
+            together = [] if apart or len(plain) < 2 else plain
+            ahead = insert_ahead(transaction, db.jobs, together, self._template_of, most=_MOST_FIRINGS)
+            ids = {text_of(row["id"]) for row in rows}
+            refused = {each: reason for each, reason in self._refused.items() if each in ids}
+            for row in in_turn(rows, ahead, behind, refused):
+                template_id, firings = text_of(row["id"]), 1
+                refused.pop(template_id, None)
                 try:
+                    if template_id in ahead:
+                        fire = partial(fire_ahead, transaction, db, ahead[template_id])
+                    else:
+                        due = due_of(row, *self._template_of(row))
+                        firings = len(due.firings)
+                        fire = partial(fire_template, transaction, db, due, most=_MOST_FIRINGS - looked_at)
                     jobs.extend(transaction.apart(fire) if apart else fire())
+                    looked_at += firings
                 except RowsRefused as error:
-                    refused[text_of(row["id"])] = str(error)
+                    refused[template_id] = str(error)
+                    in_vain += firings
                 except (ConfigurationError, InvalidJob) as error:
                     if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
                         continue
                     reason = storable_reason(str(error))
                     off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
                     transaction.run(queries.switch, off)
-                    disabled[text_of(row["id"])] = str(error)
-                if len(jobs) >= _MOST_JOBS:
+                    disabled[template_id] = str(error)
+                if looked_at >= _MOST_FIRINGS or in_vain >= _MOST_REFUSED:
                     break
             which = {**which, "lacking": sorted(self._lacking), "refused": sorted(refused)}
             upcoming = transaction.run(queries.next_firing, which)
             unknown = transaction.run(queries.unknown, which)
-        self._has_refused = bool(refused)
+        self._refused = refused
         idle = self._idle(upcoming.rows(), unknown.rows())
         due_in = idle.next_due_in
         if refused and not (jobs and due_in == timedelta()):  # those that are left may be refused as well
@@ -293,15 +299,6 @@ class RecurringStore(Part):
         now = self._db.instant(row["now"])
         assert now is not None
         return template_of(row, self._db.instant), now
-
-    def _advance(self, transaction: Transaction, template: RecurringJob, *, last_job: Job | None) -> None:
-        moved = {
-            "id": template.id,
-            "next_run_at": template.next_run_at,
-            "waiting_for": template.waiting_for,
-            "last_job_id": None if last_job is None else last_job.id,
-        }
-        transaction.run(self._db.queries.recurring.advance, moved)
 
     def _idle(self, upcoming: Sequence[Row], unknown: Sequence[Row]) -> Fired:
         """What is told when nothing was fired."""

@@ -32,7 +32,8 @@ class RecurringQueries:
     list_all: str
     """Templates by id."""
     lock_due: str
-    """methods, lacking (zones), limit: templates due, oldest first, without those that another has locked."""
+    """methods, lacking (zones), limit: templates due, oldest first, without those that another has locked.
+    Those that may have many firings to catch up come last: it takes many ticks, and the others need one."""
     unfinished: str
     """id: a row if a job of the template has not ended."""
     advance: str

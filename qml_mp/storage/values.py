@@ -130,7 +130,8 @@ class Fired:
     unknown: Mapping[str, str] = field(default_factory=dict)
     """Id to method of due templates that were left alone, because the method is none of those asked for."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Id to reason of due templates whose jobs a constraint or a trigger refuses; they are due still."""
+    """Id to reason of due templates whose jobs a constraint or a trigger refuses, or has refused when they
+    were tried last; they are due still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

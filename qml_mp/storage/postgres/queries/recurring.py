@@ -76,7 +76,9 @@ RECURRING: Final = RecurringQueries(
     lock_due=f"""
         SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs
         WHERE enabled AND (next_run_at <= now() OR {_NEED_WAIT_NO_LONGER}) AND {_HERE}
-        ORDER BY coalesce(waiting_for, next_run_at), id
+        ORDER BY misfire NOT IN ('fire_once', 'skip')
+                 AND coalesce(waiting_for, next_run_at) < now() - interval '1 minute',
+                 coalesce(waiting_for, next_run_at), id
         -- Locked until the commit, and passed over by the others: two servers never fire the same tick.
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     """,

@@ -69,8 +69,11 @@ RECURRING: Final = RecurringQueries(
     lock_due=f"""
         SELECT {_TEMPLATE} FROM qml_recurring_jobs
         WHERE enabled AND (next_run_at <= :now OR {_NEED_WAIT_NO_LONGER}) AND {_HERE}
+        ORDER BY misfire NOT IN ('fire_once', 'skip')
+                 AND COALESCE(waiting_for, next_run_at) < :now - 60 * 1000000,
+                 COALESCE(waiting_for, next_run_at), id
         -- Limited so that a tick holds the write lock for a bounded time.
-        ORDER BY COALESCE(waiting_for, next_run_at), id LIMIT :limit
+        LIMIT :limit
     """,
     unfinished=f"SELECT id FROM qml_jobs WHERE recurring_id = :id AND {_UNFINISHED} LIMIT 1",
     advance="""
