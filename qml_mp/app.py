@@ -42,10 +42,10 @@ class QmlApp(Gathering, OnePerProcess):
     """The jobs of a program, how they are run, and where they are stored.
 
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
-    `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing
-    alone; a sequence replaces it, first = outermost. `tracing` follows its jobs as spans: see
-    `qml_mp.otel.OpenTelemetry`. `name` tells the recurring templates of this app
-    from those of other apps on the same storage; without one "module:attribute" and its folder do.
+    `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing alone; a
+    sequence replaces it, first = outermost. `tracing` follows its jobs as spans: `qml_mp.otel.OpenTelemetry`.
+    `name` tells the recurring templates of this app from those of others on the same storage; without one,
+    "module:attribute" does, and apps of which it is the same take each other's, whatever their folders.
     """
 
     def __init__(

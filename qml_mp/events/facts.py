@@ -146,25 +146,25 @@ class TemplateFired:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatesFollowed:
     """Storage has followed the recurring templates of the code; their ids. Those refused are another app's
-    or a person's (None), and those kept of the same "module:attribute" in another folder. Those that are over
-    never fire again; of those lacking, this machine does not know the zone."""
+    or a person's (None); those kept and those taken over are of the same "module:attribute" in another
+    folder. Those that are over never fire again; of those lacking, this machine does not know the zone."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     refused: Mapping[str, str | None]
     kept: Mapping[str, str | None]
+    taken: Mapping[str, str] = field(default_factory=dict)
     over: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateDisabled:
-    """A recurring template fires no more, because it cannot be read."""
+    """A recurring template fires no more, because it cannot be read; the reason says what of it."""
 
     template_id: str
     reason: str
-    """What of it, for people."""
 
 
 # Workers

@@ -188,9 +188,17 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
     for template_id, owner in event.kept.items():
         logger.info(
             "Recurring template %s stays, which %s has declared and this code does not. If that is an older "
-            "release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) spares you that",
+            "release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) spares you that; "
+            "if it is another app, the template is in use: give each app a name",
             template_id,
             owner,
+        )
+    for template_id, former in event.taken.items():
+        logger.info(
+            "Recurring template %s was declared by %s and is this app's now. If that is another app and no "
+            "older release of this one, give each a QmlApp(name=...), or they take it from each other",
+            template_id,
+            former,
         )
     for template_id in event.over:
         logger.info("Recurring template %s never fires again: its last firing has passed", template_id)

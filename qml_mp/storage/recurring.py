@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
-from qml_mp.core.recurring import RecurringJob, firings_to_correct
+from qml_mp.core.recurring import RecurringJob, firings_to_correct, is_of
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import (
@@ -85,6 +85,7 @@ class RecurringStore(Part):
         """
         added, changed, removed, over = [], [], [], []
         refused: dict[str, str | None] = {}
+        taken: dict[str, str] = {}
         now = self._db.now()
         # In one order, because each is locked until the commit.
         lacking = {each.id: each.tz for each in templates if not is_known_zone(each.tz)}
@@ -96,6 +97,8 @@ class RecurringStore(Part):
                 if stored is None:
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
                     continue
+                if held["app"] != app and is_of(spec, held["app"]):
+                    taken[template.id] = text_of(held["app"])
                 if is_over(held, stored):
                     over.append(template.id)
                 if self._db.instant(held["created_at"]) == template.created_at:
@@ -108,7 +111,7 @@ class RecurringStore(Part):
                 removed = sorted(text_of(row["id"]) for row in rows)
         return Followed(
             added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused,
-            over=tuple(over), lacking=lacking,
+            taken=taken, over=tuple(over), lacking=lacking,
         )  # fmt: skip
 
     def remove_templates_of(

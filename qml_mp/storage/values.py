@@ -143,6 +143,8 @@ class Followed:
     removed: tuple[str, ...]
     refused: Mapping[str, str | None]
     """Left alone, because of another app, or of a person (None)."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Id to whom they were of: the app of the same "module:attribute" in another folder."""
     over: tuple[str, ...] = ()
     """Switched on, and never fire again."""
     lacking: Mapping[str, str] = field(default_factory=dict)

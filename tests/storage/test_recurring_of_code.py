@@ -95,7 +95,7 @@ def test_the_app_of_another_folder_takes_over_what_it_declares_and_deletes_nothi
     now = storage.follow_code("tasks:app in /releases/2", declared("digest"), spec="tasks:app", prune=True)
     other = storage.follow_code("tasks:app2 in /", declared("digest"), spec="tasks:app2", prune=True)
 
-    assert now == replace(NOTHING, changed=("digest",))
+    assert now == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /releases/1"})
     assert other.refused == {"digest": "tasks:app in /releases/2"}
     assert owners(storage) == {"digest": "tasks:app in /releases/2", "old": "tasks:app in /releases/1"}
 
@@ -105,7 +105,10 @@ def test_an_app_that_is_given_a_name_takes_over_what_it_has_declared_without(sto
 
     named = storage.follow_code("shop", declared("digest"), spec="tasks:app", prune=True)
 
-    assert named == replace(NOTHING, changed=("digest",))
+    again = storage.follow_code("shop", declared("digest"), spec="tasks:app", prune=True)
+
+    assert named == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /srv"})
+    assert again == NOTHING
     assert owners(storage) == {"digest": "shop"}
 
 

@@ -263,6 +263,23 @@ def test_a_template_that_goes_from_a_person_to_another_app_is_told_anew(
     assert loop.due_at() == 10
 
 
+def test_a_template_that_is_taken_from_an_app_of_another_folder_is_told_with_whose_it_was(
+    storage: Storage, loop: DeclarationsLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cleanup = RecurringJob.new("cleanup", "0 3 * * *", "clean")
+    storage.follow_code("tasks:app in /srv/shop", [cleanup], spec="tasks:app", prune=True)
+
+    loop.declare(AppFacts(name="tasks:app in /srv/blog", spec="tasks:app", recurring=(cleanup,)))
+    loop.tick(storage)
+    loop.declare_again()
+    loop.tick(storage)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert stored.app == "tasks:app in /srv/blog"
+    assert caplog.text.count("cleanup was declared by tasks:app in /srv/shop and is this app's now") == 1
+
+
 def test_what_is_no_longer_declared_is_not_waited_for(storage: Storage, loop: DeclarationsLoop) -> None:
     storage.follow_code("blog", [NIGHTLY], prune=True)
     loop.declare(OF_SHOP)

@@ -234,7 +234,16 @@ REFUSED = StorageUnavailable("refused")
             "INFO",
             "Recurring template old stays, which tasks:app in /1 has declared and this code does not. If "
             "that is an older release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) "
-            "spares you that",
+            "spares you that; if it is another app, the template is in use: give each app a name",
+        ),
+        (
+            TemplatesFollowed(
+                added=(), changed=(), removed=(), refused={}, kept={}, taken={"digest": "tasks:app in /1"}
+            ),
+            "INFO",
+            "Recurring template digest was declared by tasks:app in /1 and is this app's now. If that is "
+            "another app and no older release of this one, give each a QmlApp(name=...), or they take it "
+            "from each other",
         ),
         (
             TemplateDisabled(template_id="t", reason="The queue 'a b' is none."),

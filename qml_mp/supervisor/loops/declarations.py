@@ -190,6 +190,7 @@ class DeclarationsLoop(Loop):
                 removed=followed.removed,
                 refused=followed.refused,
                 kept=kept,
+                taken=followed.taken,
                 over=followed.over,
                 lacking=followed.lacking,
             )
