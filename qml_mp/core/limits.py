@@ -63,7 +63,7 @@ class Rate:
             and 1 <= self.count <= _INT32_MAX
             and isinstance(self.per, timedelta)
             and self.per <= _LONGEST_PERIOD
-            and self.interval >= timedelta(microseconds=1)
+            and self.per / self.count >= timedelta(microseconds=1)
         )
 
     def __str__(self) -> str:
@@ -72,8 +72,8 @@ class Rate:
 
     @property
     def interval(self) -> timedelta:
-        """From one job to the next."""
-        return self.per / self.count
+        """From one job to the next: rounded up, or a period would have one more at its edge."""
+        return -(-self.per // self.count)
 
     def free(self, next_at: datetime | None, now: datetime) -> int:
         """How many may begin now. `next_at` is what `after_one` gave for the last of them; None: there was

@@ -44,6 +44,20 @@ def test_a_number_of_thousands_of_digits_is_refused_as_other_rates_are(text: str
         Rate.parse(text)
 
 
+@pytest.mark.parametrize("text", ["6/2s", "14/30s", "7/s", "97/7s", "10/s"])
+def test_no_period_has_more_than_its_count_and_a_seventh_to_the_microsecond(text: str) -> None:
+    rate, now, next_at = Rate.parse(text), datetime.now(UTC), None
+    begun = []
+
+    for _ in range(3 * rate.count):  # each as soon as it may
+        now += rate.opens_in(next_at, now)
+        next_at = rate.after_one(next_at, now)
+        begun.append(now)
+
+    most = rate.count + rate.count // 7
+    assert min(later - first for first, later in zip(begun, begun[most:], strict=False)) >= rate.per
+
+
 @pytest.mark.parametrize(
     "rate",
     [
