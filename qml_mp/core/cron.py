@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _LONGEST_WAIT_YEARS = 130  # between two firings: from the first year of a year field to its last
 
+_FEW = 32  # firings that are walked over, rather than looked for by halves
+
 
 class UnknownZone(ConfigurationError):
     """This machine does not know the zone; another may."""
@@ -93,12 +95,13 @@ class CronSchedule:
         found: deque[datetime] = deque()
         before, away = until.replace(microsecond=0) + SECOND, SECOND
         while len(found) < count:
-            firing = self._newest_between(begin, before, away=away)
-            if firing is None:
+            last = self._last_between(begin, before, away=away)
+            if not last:
                 break
-            found.appendleft(firing)
-            before, away = firing, before - firing
-        return list(found)
+            found.extendleft(reversed(last))
+            # As far again, in which lie as many or, of one or two, twice as many: still few, as a rule.
+            before, away = last[0], (before - last[0]) * (2 if len(last) <= 2 else 1)
+        return list(found)[-count:]
 
     def names(self, wall: datetime) -> bool:
         """Whether the expression names this wall time (naive, whole seconds), whatever the clock does."""
@@ -110,12 +113,12 @@ class CronSchedule:
             yield upcoming
             upcoming = self.next_after(upcoming)
 
-    def _newest_between(self, begin: datetime, before: datetime, *, away: timedelta) -> datetime | None:
-        """The last firing between these instants; it is looked for first where it is so far `away` from the
-        later one.
+    def _last_between(self, begin: datetime, before: datetime, *, away: timedelta) -> list[datetime]:
+        """The last firings between these instants, in order, one or a few as it happens; they are looked for
+        first where they are so far `away` from the later one.
 
-        Not by walking from firing to firing: a template that rests over the weekend has tens of thousands
-        behind it on Monday, and a transaction waits for the answer.
+        Not by walking from firing to firing, unless they are few: a template that rests over the weekend has
+        tens of thousands behind it on Monday, and a transaction waits for the answer.
         """
         while True:  # ever farther back, until a firing lies between
             after = before - min(away + SECOND, before - begin)
@@ -123,9 +126,16 @@ class CronSchedule:
             if firing is not None and firing < before:
                 break
             if after == begin:
-                return None
+                return []
             away *= 2
-        after, none_after = firing, before - SECOND
+        found = [firing]
+        while len(found) < _FEW:
+            following = self.next_after(found[-1])
+            if following is None or following >= before:
+                return found
+            found.append(following)
+        firing = after = found[-1]
+        none_after = before - SECOND
         while firing < none_after:  # seldom is there another one
             following = self.next_after(after)
             if following is None or following >= before:
@@ -133,7 +143,7 @@ class CronSchedule:
             else:
                 firing = following
             after = firing + (none_after - firing) // SECOND // 2 * SECOND
-        return firing
+        return [firing]
 
     def _next_by_interval(self, instant: datetime) -> datetime | None:
         upcoming = self._next_wall(wall_at(instant, self._zone))

@@ -96,3 +96,15 @@ def test_what_a_step_costs_of_irregular_firings_is_bounded_too() -> None:
 
     assert len(found) == 1000
     assert schedule.steps < 10 * 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["* * * * *", "0 9 * * *", "0 9,13,17 * * MON-FRI", "0,1,3,7,15,31 */7 9-17 * * *"]
+)
+def test_the_newest_of_many_firings_take_hardly_more_steps_than_they_are(text: str) -> None:
+    schedule = CountingSchedule(text)
+
+    found = schedule.newest(500, first=utc(2020, 1, 1), until=utc(2026, 11, 28))
+
+    assert len(found) == 500
+    assert schedule.steps < 2 * 500
