@@ -336,6 +336,38 @@ def test_hooks_of_new_code_stand_alone_once_a_worker_of_it_is_ready_and_not_wher
     assert hooked == [{"work"}, set(), {"work"}]
 
 
+def test_a_worker_that_is_told_to_leave_brings_the_hooks_of_its_code_back_at_no_later_reload(
+    run_of: MakeRun, storage: Storage
+) -> None:
+    run, newer_code = run_of(2), AppFacts(methods=("work",))
+    declarations = DeclarationsLoop(run)
+    reload = reload_from(TELLING, run, storage, declarations)
+    hooked = []
+
+    def look() -> None:
+        reload.turn()
+        declarations.tick(storage)
+        hooked.append((hooked_methods(storage), run.registration.wants_failures))
+
+    with stand_in_of(run) as worker:
+        reload._take_over(newer_code)
+        reading, newer = stand_in(number=2)
+        newer.worker_id, newer.ready_at = "one of the new code", 0.0
+        run.pool._workers[newer.worker_id] = newer
+        worker.leaving = True  # after its job, which is long
+        look()
+        reload._take_over(newer_code)
+        look()
+        run.pool.boots.error = "MemoryError"
+        look()
+        del run.pool._workers[worker.worker_id]
+        look()
+    newer.channels.close()
+    os.close(reading)
+
+    assert hooked == 4 * [(set(), False)]
+
+
 def test_a_reload_of_a_server_without_workers_leaves_no_hooks_of_the_code_before(
     run_of: MakeRun, storage: Storage
 ) -> None:

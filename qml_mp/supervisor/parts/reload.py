@@ -207,6 +207,8 @@ class Reload(Part):
         self._trouble = None
         # Of those whom the reload before was to replace, and who are left, the newest code says nothing.
         self._before = self._before.and_of(self._newest) if self._is_old_left() else self._newest
+        if all(worker.leaving for worker in self._run.pool if worker.worker_id in self._old):
+            self._before = replace(self._before, hooked=self._newest.hooked)  # they hear of nothing any more
         self._facts, self._newest = facts, Served.of(facts, queues=queues)
         self._serves_both = False
         self._run.registration.serve(queues, facts)
