@@ -30,6 +30,7 @@ _ENV_PREFIX = "QML_MP_"
 _OF_TESTS = "QML_MP_TEST_"
 WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
 """With what people sign in on the page."""
+_KEPT: dict[str, str] = {}  # that, where an import in this process has taken it out of the environment
 _OF_KUBERNETES = re.compile(
     r"QML_MP_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
 )
@@ -108,9 +109,7 @@ def unknown_variables(
     none, `besides` those that were looked at; of those not that Kubernetes sets for a Service which is called
     as this is."""
     environment = os.environ if environment is None else environment
-    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *ALIASES, *SETTINGS)} | {
-        WEB_TOKEN_VARIABLE
-    }
+    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", "web_token", *ALIASES, *SETTINGS)}
     sentences = []
     for name in sorted(set(environment).difference(known, besides)):
         if name.startswith(_ENV_PREFIX) and not _is_of_others(name, environment[name]):
@@ -121,8 +120,14 @@ def unknown_variables(
 
 
 def load_web_token() -> str | None:
-    """With what people sign in on the page, as the environment says; None: it does not."""
-    return os.environ.get(WEB_TOKEN_VARIABLE) or None
+    """With what people sign in on the page, as the environment says or has said; None: neither."""
+    return os.environ.get(WEB_TOKEN_VARIABLE) or _KEPT.get(WEB_TOKEN_VARIABLE)
+
+
+def keep_web_token(token: str | None) -> None:
+    """Have this one, if there is one, wherever the environment names none any more."""
+    if token is not None and not os.environ.get(WEB_TOKEN_VARIABLE):
+        _KEPT[WEB_TOKEN_VARIABLE] = token
 
 
 def load_app_spec(flag: str | None, *, directory: str | None = None) -> str | None:

@@ -89,14 +89,9 @@ class LoadedProgram:
 
     program: Program
     label: str = "program"
-    settings: Mapping[str, str] | None = field(default=None, repr=False)
-    """Those that its import has left in the environment, for jobs: the supervisor has those, too, that it has
-    taken out. None: as the environment is."""
 
     def load(self) -> Program:
         """The program. Called once in each worker."""
-        if self.settings is not None:
-            replace_settings(self.settings)
         return self.program
 
 

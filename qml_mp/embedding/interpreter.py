@@ -16,6 +16,7 @@ from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.remote import report, watch_host
 from qml_mp.embedding.supervise import open_for_supervisor, supervise
 from qml_mp.settings import ServerConfig
+from qml_mp.sources import keep_web_token
 from qml_mp.supervisor.parts.host_process import Host
 
 
@@ -26,6 +27,7 @@ def main(status_fd: int) -> int:
     with open(host_fd, "rb", buffering=0, closefd=False) as stream:  # a buffer would swallow what follows
         arguments = json.loads(stream.readline())
         source = _source(arguments, stream)
+    keep_web_token(arguments["web_token"])
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=arguments["log_level"], handlers=[handler])

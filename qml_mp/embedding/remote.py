@@ -16,6 +16,7 @@ from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram, PickledProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
+from qml_mp.sources import load_web_token
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, pidfd_of, reap
 from qml_mp.supervisor.workers.program import command_of
@@ -145,6 +146,7 @@ def spawn_supervisor(
         "app": source.spec if isinstance(source, NamedProgram) else None,
         "program_bytes": len(program),
         "host_pid": os.getpid(),
+        "web_token": load_web_token(),
         "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
     }
     said = json.dumps(arguments).encode() + b"\n" + program

@@ -13,7 +13,7 @@ from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import lasting_thread_count
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import replace_settings, settings_after_import, settings_in_environment
+from qml_mp.sources import keep_web_token, load_web_token
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -23,10 +23,6 @@ from qml_mp.supervisor.server import Supervisor
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
-
-_HIDDEN: dict[str, set[str]] = {}
-"""By app, settings that its import in this process has taken out of the environment: its next run imports
-nothing, and its jobs see none of them either."""
 
 
 def open_for_supervisor(url: str) -> Storage:
@@ -62,6 +58,8 @@ def check_forkable(storage: Storage) -> None:
 def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     """The source with its program in memory when the settings want that: workers are cheap copies then. Else
     as it is. Warns of sockets, pipes and the like that the import has left open: workers do not have them.
+    What it takes out of the environment stays out, so that no job of a later run sees it, for which nothing
+    is imported; the page's token is kept beside it.
 
     Raises `AppImportError`, and `ConfigurationError` when the import has started threads, which
     would not exist in the copies.
@@ -69,23 +67,19 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     if not config.preload or isinstance(source, LoadedProgram):
         return source
     cap_native_threads(config.worker_count)  # read by the libraries that the import loads
-    before, given = open_channels(), settings_in_environment()
+    before, token = open_channels(), load_web_token()
     try:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
     finally:
-        left = settings_in_environment()
-        replace_settings(settings_after_import(given))  # the page's token, for one, is read after this
-    hidden = _HIDDEN.setdefault(source.label, set())
-    hidden.update(name for name, value in given.items() if value and not left.get(name))
-    left = {name: value for name, value in left.items() if name not in hidden or value != given.get(name)}
+        keep_web_token(token)
     check_copyable(source, threads=lasting_thread_count())
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)
     gc.collect()
     gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
-    return LoadedProgram(program=program, label=source.label, settings=left)
+    return LoadedProgram(program=program, label=source.label)
 
 
 def check_copyable(source: ProgramSource, *, threads: int | None) -> None:

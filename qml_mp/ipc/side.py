@@ -25,6 +25,8 @@ class SideArguments:
     log_level: int
     config: Mapping[str, Any]
     """`ServerConfig.plain()`."""
+    token: str | None = field(default=None, repr=False)
+    """With what people sign in on the page; None: they do not."""
 
     def line(self) -> bytes:
         return _line(self)

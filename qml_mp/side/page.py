@@ -6,7 +6,6 @@ from qml_mp.ipc.side import SideArguments
 from qml_mp.setting_kinds import host_and_port
 from qml_mp.settings import ServerConfig
 from qml_mp.side.link import SupervisorLink
-from qml_mp.sources import load_web_token
 from qml_mp.web import HIDDEN, check_extra
 
 
@@ -20,7 +19,7 @@ def serve_page(arguments: SideArguments, link: SupervisorLink) -> None:
 
     link.follow()
     host, port = host_and_port(arguments.address)
-    auth = Auth.of(load_web_token())
+    auth = Auth.of(arguments.token)
     address = Address(host=host, port=port)
     address.check_reach(has_auth=auth.is_set)
     config = ServerConfig(**arguments.config)

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.ipc.side import SideArguments, SideWord
+from qml_mp.sources import load_web_token
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
@@ -109,6 +110,7 @@ class SideProcess(Part):
             supervisor_pid=os.getpid(),
             log_level=logging.getLogger("qml_mp").getEffectiveLevel(),
             config=self._run.config.plain(),
+            token=load_web_token(),
         )
         self._heard, self._unsent, self._is_listening = b"", arguments.line(), True
         self._report_at, self._serves_since = now, None
