@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
@@ -23,6 +23,8 @@ from qml_mp.sources import anchored
 _ATTACHES = "attach"
 _VARIABLE = "QML_MP_URL"
 """A module whose code has one of these words may change the URL later."""
+_MORE_FOLDERS = (b"__path__", b"declare_namespace")
+"""A package whose code has one of these words may have others than its own."""
 
 
 class NotPlain(Exception):
@@ -95,30 +97,42 @@ def _file_of(module: str) -> Path:
     """The source file that an import would load, found as Python does and without importing the packages
     around it. As for Python, a folder that may not be entered holds nothing."""
     *packages, name = module.split(".")
-    folders, is_within = [Path(entry or os.curdir) for entry in sys.path], False
+    folders, within = [Path(entry or os.curdir) for entry in sys.path], None
     for package in packages:
         found = next((folder / package for folder in folders if os.path.isdir(folder / package)), None)
         if found is None:
-            raise NotFound if is_within else _not_seen(package)
+            raise _not_seen(package, within)
         if not os.path.isfile(found / "__init__.py"):
             raise NotPlain
-        folders, is_within = [found], True
+        folders, within = [found], found
     for folder in folders:
         compiled = (folder / f"{name}{end}" for end in EXTENSION_SUFFIXES)
         if os.path.isdir(folder / name) or any(map(os.path.exists, compiled)):
             raise NotPlain  # a package, or compiled
         if os.path.isfile(folder / f"{name}.py"):
             return folder / f"{name}.py"
-    raise NotFound if is_within else _not_seen(name)
+    raise _not_seen(name, within)
 
 
-def _not_seen(name: str) -> NotPlain:
-    """Of what is in no folder: an archive may have it, or a finder as editable installs bring."""
+def _not_seen(name: str, package: Path | None) -> NotPlain:
+    """Of what is in no folder, or not in that of its package, as a source: it may be compiled, an archive may
+    have it, or a finder as editable installs bring; and a package may have further folders."""
     try:
-        is_known = find_spec(name) is not None  # which imports nothing
+        if package is None:
+            is_known = find_spec(name) is not None  # which imports nothing
+        else:
+            is_known = PathFinder.find_spec(name, [str(package)]) is not None or _has_more_folders(package)
     except (ImportError, ValueError):
         is_known = False
     return NotPlain() if is_known else NotFound()
+
+
+def _has_more_folders(package: Path) -> bool:
+    try:
+        code = (package / "__init__.py").read_bytes()
+    except OSError:
+        return False
+    return any(word in code for word in _MORE_FOLDERS)
 
 
 def _tree_of(file: Path) -> ast.Module | None:

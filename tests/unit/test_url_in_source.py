@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
 import sys
 import tracemalloc
@@ -11,7 +12,7 @@ import pytest
 
 from qml_mp.app import QmlApp
 from qml_mp.child.source import LoadedProgram, NamedProgram, import_named, probe, read_facts
-from qml_mp.cli.url_in_source import NotPlain, url_in_source
+from qml_mp.cli.url_in_source import NotFound, NotPlain, url_in_source
 
 _HEAD = "raise AssertionError('it was imported')\n"
 _IMPORT = "from qml_mp import QmlApp\n"
@@ -222,6 +223,43 @@ def test_a_module_that_is_no_file_here_has_to_be_imported(folder: Path, spec: st
 
     with pytest.raises(NotPlain):
         url_in_source(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_seen"),
+    [
+        ("shop.tasks:app", True),
+        ("shop.jobs.tasks:app", True),
+        ("spread.tasks:app", True),
+        ("spread.jobs.tasks:app", True),
+        ("spread_too.tasks:app", True),
+        ("shop.taskz:app", False),
+        ("shop.jobz.tasks:app", False),
+    ],
+)
+def test_a_module_of_a_package_is_not_said_to_be_missing_where_an_import_may_find_it(
+    folder: Path, spec: str, is_seen: bool
+) -> None:
+    """As it is compiled alone, or the package has folders elsewhere."""
+    inits = {
+        "shop": "",
+        "shop/jobs": "",
+        "spread": "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n",
+        "spread_too": "__import__('pkg_resources').declare_namespace(__name__)\n",
+    }
+    for package, code in inits.items():
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text(code)
+    for package in ("shop", "shop/jobs"):
+        source = folder / package / "tasks.py"
+        source.write_text(_IMPORT + "app = QmlApp()\n")
+        py_compile.compile(str(source), str(source.with_suffix(".pyc")))
+        source.unlink()
+
+    with pytest.raises(NotPlain) as caught:
+        url_in_source(spec)
+
+    assert isinstance(caught.value, NotFound) is not is_seen
 
 
 def test_an_import_finds_the_same(folder: Path) -> None:
