@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
+import psycopg
 import pytest
 
 from tests.postgres_cluster import remove_schema
@@ -34,9 +35,12 @@ def fresh_schema(server: str) -> Iterator[str]:
 
 @contextmanager
 def fresh_url_with_password(server: str) -> Iterator[str]:
-    """One in PostgreSQL whose URL has a password, of which a server does not ask that trusts everybody."""
+    """One in PostgreSQL whose URL has user and password, wherever these are from. A server that trusts
+    everybody asks for none."""
     parts = urlsplit(server)
     host = parts.netloc.rpartition("@")[2]
-    login = f"{parts.username}:{parts.password or 'any'}"
+    with psycopg.connect(server) as connection:
+        user, password = connection.info.user, connection.info.password or "any"
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     with fresh_schema(urlunsplit(parts._replace(netloc=f"{login}@{host}"))) as url:
         yield url

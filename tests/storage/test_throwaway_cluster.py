@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
 
+from qml_mp.storage.open import open_storage
+from tests.fresh_storage import fresh_url_with_password
 from tests.postgres_cluster import throwaway_cluster
 from tests.postgres_programs import SOURCE_VARIABLE
 
@@ -39,6 +43,23 @@ def test_the_wheels_server_runs_from_an_environment_that_only_its_owner_may_ente
 
     assert int(version.partition(".")[0]) >= 18
     assert not Path(folder).parent.exists()
+
+
+def test_a_url_with_a_password_has_user_and_password_that_another_leaves_to_the_environment(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        user, password = connection.info.user, connection.info.password or "with/an @"
+    monkeypatch.setenv("PGUSER", user)
+    monkeypatch.setenv("PGPASSWORD", password)
+    parts = urlsplit(postgres_url)
+    without_login = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    with fresh_url_with_password(without_login) as url, closing(open_storage(url)) as storage:
+        storage.migrate()
+
+    found = urlsplit(url)
+    assert (unquote(found.username or ""), unquote(found.password or "")) == (user, password)
 
 
 @pytest.mark.parametrize(
