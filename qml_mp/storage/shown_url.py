@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+import string
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 MASK = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME_CHARACTERS = string.ascii_letters + string.digits + "+.-"
 # Up to the last colon: from one before it no more can be a password. Atomic: they are not tried one by one.
-_USER_IN_TEXT = r"(?>[^\s'\"/@]*:)"
+_USER_IN_TEXT = re.compile(r"(?>[^\s'\"/@]*:)")
 # Behind the user a password, with spaces perhaps that were not encoded. Only a quote ends it: what looks like
 # a port and a sentence (`ada:12/my pass@host`), like the next URL or like a mask may be part of it.
-_LOGIN_IN_TEXT = rf"(?:{_USER_IN_TEXT}[^'\"\n]*@)?"
-_URL_IN_TEXT = rf"{_SCHEME.pattern}{_LOGIN_IN_TEXT}\S*[^\s'\").,;]"  # without the quotes around it
+_PASSWORD_IN_TEXT = re.compile(r"[^'\"\n]*")
+_PLACE_IN_TEXT = re.compile(r"\S*[^\s'\").,;]")  # without the quotes around it
 _NEXT_URL = re.compile(rf"[\s(]{_SCHEME.pattern}")
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
 _WITHOUT_SLASHES = re.compile(r"sqlite:[\w./~-]*|memory:", re.ASCII)  # nobody has a password there
@@ -134,8 +136,49 @@ def without_passwords(text: str, *, shown: str = "") -> str:
     `shown`: a URL that is so already, as a storage's own: it stays, and so does the sentence behind it.
     Behind another, what goes on up to an @ may be a password, and is masked.
     """
-    known = rf"{re.escape(shown)}(?=[).,;]*(?:\s|$))" if shown else "(?!)"
-    return re.sub(rf"({known})|{_URL_IN_TEXT}", lambda found: found[1] or _shown_in_text(found[0]), text)
+    known = re.compile(rf"{re.escape(shown)}(?=[).,;]*(?:\s|$))" if shown else "(?!)")
+    pieces: list[str] = []
+    done = 0
+    for start, end in _urls_in(text, known):
+        pieces += text[done:start], _shown_in_text(text[start:end])
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _urls_in(text: str, known: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Where each begins and ends that is not known. However many there are, a line is searched once for what
+    may end a password."""
+    done = searched = last_at = 0
+    while (colon := text.find("://", done)) >= 0:
+        before, place = text[done:colon], colon + 3
+        scheme = before[len(before.rstrip(_SCHEME_CHARACTERS)) :].lstrip("0123456789+.-")
+        start, done = colon - len(scheme), place
+        if found := known.match(text, start):
+            done = found.end()
+        elif scheme:
+            if place > searched:
+                searched = _end_of(_PASSWORD_IN_TEXT, text, place)
+                last_at = _last_at(text, place, searched)
+            user = _end_of(_USER_IN_TEXT, text, place)
+            if 0 <= user <= last_at:
+                place = last_at + 1
+            if (end := _end_of(_PLACE_IN_TEXT, text, place)) >= 0:
+                yield start, end
+                done = end
+
+
+def _last_at(text: str, start: int, end: int) -> int:
+    """Where the last @ is behind which a place stands; -1: nowhere."""
+    at = text.rfind("@", start, end)
+    while at >= 0 and _end_of(_PLACE_IN_TEXT, text, at + 1) < 0:
+        at = text.rfind("@", start, at)
+    return at
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """-1: it does not match there."""
+    found = pattern.match(text, start)
+    return -1 if found is None else found.end()
 
 
 def _shown_in_text(url: str) -> str:

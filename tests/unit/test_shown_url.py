@@ -180,6 +180,18 @@ def test_a_url_of_very_many_colons_is_masked(quote: str) -> None:
     assert without_passwords(f"{quote}postgresql://{'a:' * 400_000}") == f"{quote}postgresql://***"
 
 
+@pytest.mark.parametrize("end", ["", "@ ", "'@h"], ids=["alone", "no place", "in quotes"])
+def test_very_many_urls_of_a_line_are_masked(end: str) -> None:
+    """If the rest of the line were searched for each, it would take minutes."""
+    assert without_passwords(100_000 * "a://b: " + end) == 100_000 * "a://*** " + end
+
+
+def test_a_very_long_word_is_no_url() -> None:
+    word = 400_000 * "a"
+
+    assert without_passwords(word) == word
+
+
 def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> None:
     target = parse_target("postgresql://me:S3CR?ET@host/db?schema=jobs")
 
