@@ -85,23 +85,28 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
 def _children_watched_in(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Within the block, a child watcher that the program has set (until Python 3.14) serves this loop: of
     itself it would only where the loop is set for the thread."""
-    import asyncio
-
-    watcher: Any = None
-    if sys.version_info < (3, 14) and threading.current_thread() is threading.main_thread():
-        watcher = getattr(asyncio.get_event_loop_policy(), "_watcher", None)  # to ask for it makes one
+    watcher = child_watcher()
     if watcher is None:
         yield
         return
     before = getattr(watcher, "_loop", None)
-    _attach(watcher, loop)
+    attach_watcher(watcher, loop)
     try:
         yield
     finally:
-        _attach(watcher, None if before is None or before.is_closed() else before)
+        attach_watcher(watcher, None if before is None or before.is_closed() else before)
 
 
-def _attach(watcher: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+def child_watcher() -> Any:
+    """The one that the program has set; None: none, or this thread may not attach it."""
+    asyncio: Any = sys.modules.get("asyncio")
+    if sys.version_info < (3, 14) and asyncio and threading.current_thread() is threading.main_thread():
+        return getattr(asyncio.get_event_loop_policy(), "_watcher", None)  # to ask for it makes one
+    return None
+
+
+def attach_watcher(watcher: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Have it serve this loop, or none."""
     with suppress(RuntimeError):  # of a child that a job has left: nobody is told of its end any more
         watcher.attach_loop(loop)
 
