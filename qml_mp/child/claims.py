@@ -4,7 +4,6 @@ open after a lost reply."""
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -201,7 +200,7 @@ class Claims:
         self._in_doubt, self._known_at = False, time.monotonic()
         self._held.hold(found)
         for claim in found:
-            self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))
+            self._events.emit(ClaimFound(claim=ClaimFacts.of(claim)))
 
     def _give_back(self, claims: Sequence[Claim]) -> None:
         """Those that the supervisor has taken, and that are this worker's all the same: it is about to give
@@ -223,7 +222,7 @@ class Claims:
                 continue
             # Of what the supervisor has written, it tells.
             is_ours = finished.accepted and not finished.was_written
-            event = ended(claim, finished.job, pid=os.getpid()) if is_ours else None
+            event = ended(claim, finished.job) if is_ours else None
             if event is not None:
                 self._events.emit(event)
 

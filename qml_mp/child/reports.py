@@ -5,7 +5,6 @@ for people, as facts, and to the hook of the program.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from dataclasses import replace
@@ -15,9 +14,8 @@ import setproctitle
 from qml_mp.child.estimate import LONG_S
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.events.claims import claimed, ended
+from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import JobClaimed, JobSucceeded
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter, packed_terms
 from qml_mp.printable import printable
@@ -97,18 +95,13 @@ class StateChanges:
         self._hook = hook
         self._display = display
         self._events = events
-        self._pid = os.getpid()
         self.has_failed = False
         """Whether an outcome has made a job fail for good; whoever heeds it sets it back."""
         self.takes_long = False
         """Whether the hook took so long of late that others get what is held meanwhile."""
-        self._tells_of_claims = events.is_told_of(JobClaimed)
-        self._tells_of_successes = events.is_told_of(JobSucceeded)
 
     def claimed(self, execution: Execution, *, begins: bool = True) -> None:
         """The job is in hand, and `begins`, or does not any more."""
-        if self._tells_of_claims:
-            self._events.emit(claimed(execution.claim, pid=self._pid))
         if self._hook is not None:
             self._call(execution, execution.job, old=StateName.ENQUEUED, is_over=not begins)
 
@@ -121,7 +114,7 @@ class StateChanges:
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
         """The outcome is written, or was not taken. `is_told`: the supervisor had written it before, and has
         told the fact."""
-        if not is_told and (finished.state is not StateName.SUCCEEDED or self._tells_of_successes):
+        if not is_told and finished.state is not StateName.SUCCEEDED:
             self._tell_of_end(execution, finished)
         if finished.state is StateName.FAILED:
             self.has_failed = True
@@ -132,7 +125,7 @@ class StateChanges:
 
     def _tell_of_end(self, execution: Execution, finished: Finished) -> None:
         attempts = execution.terms.max_attempts
-        event = ended(execution.claim, finished.job, pid=self._pid, attempts=attempts)
+        event = ended(execution.claim, finished.job, attempts=attempts)
         if event is not None:
             self._events.emit(event)
 

@@ -10,60 +10,47 @@ from datetime import timedelta
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import AttemptKind
-from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Succeeded
+from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed
 from qml_mp.events.facts import (
     AttemptFailed,
     ClaimFacts,
     ClaimLost,
     JobCancelled,
-    JobClaimed,
     JobFact,
     JobReleased,
-    JobSucceeded,
     WorkerStopped,
 )
-
-
-def claimed(claim: Claim, *, pid: int | None) -> JobClaimed:
-    """The worker with this pid has the claim in hand."""
-    facts, state = ClaimFacts.of(claim, pid=pid), claim.job.state
-    since = state.enqueued_at if isinstance(state, Processing) else None
-    return JobClaimed(claim=facts, waited=facts.claimed_at - (since or claim.job.created_at))
 
 
 def ended(
     claim: Claim,
     job: Job | None,
     *,
-    pid: int | None,
     attempts: int | None = None,
     crashes: int | None = None,
     dead_worker: WorkerStopped | None = None,
 ) -> JobFact | None:
-    """How the claim ended whose row is `job` now, or that it was lost (`job` is None). None: the row has gone
-    on, and does not tell any more.
+    """How the claim ended whose row is `job` now, or that it was lost (`job` is None). None: with a success,
+    or the row has gone on, and does not tell any more.
 
-    `pid` is the worker's; `attempts` and `crashes` are the budgets, where they are known; `dead_worker` is
-    given by a supervisor that ends the claim in its name.
+    `attempts` and `crashes` are the budgets, where they are known; `dead_worker` is given by a supervisor
+    that ends the claim in its name.
     """
-    facts = ClaimFacts.of(claim, pid=pid)
+    facts = ClaimFacts.of(claim)
     if job is None:
         return ClaimLost(claim=facts, dead_worker=dead_worker)
     crashed = job.crashes > claim.job.crashes
     runs_in: timedelta | None = None
     match job.state:
-        case Succeeded(succeeded_at=at):
-            return JobSucceeded(claim=facts, ended_at=at)
-        case Deleted(deleted_at=at, reason=reason):
-            return JobCancelled(claim=facts, ended_at=at, reason=reason)
-        case Enqueued(enqueued_at=at) if not crashed:
-            # What was not begun keeps the instant since which it waits: no time has passed with it.
-            return JobReleased(claim=facts, ended_at=max(at, facts.claimed_at))
-        case Enqueued(enqueued_at=at):
+        case Deleted(reason=reason):
+            return JobCancelled(claim=facts, reason=reason)
+        case Enqueued() if not crashed:
+            return JobReleased(claim=facts)
+        case Enqueued():
             runs_in = timedelta()
         case AwaitingRetry(scheduled_at=at, retry_at=due):
             runs_in = due - at
-        case Failed(failed_at=at):
+        case Failed():
             pass
         case _:
             return None
@@ -71,7 +58,6 @@ def ended(
     kind = AttemptKind.TIMEOUT if is_timeout else AttemptKind.FAILURE
     return AttemptFailed(
         claim=facts,
-        ended_at=at,
         kind=AttemptKind.CRASH if crashed else kind,
         count=job.crashes if crashed else job.failures,
         budget=crashes if crashed else attempts,

@@ -1,15 +1,14 @@
 """Every process: the facts that an operator could want to know, one type each.
 
-A fact carries what a claim, a worker or a server is known by, with the instants, durations and counts that
-metrics and traces are made of; never a payload or a result. Instants are aware, in UTC, and those of a claim
-are storage's. `Event` is all of them, for a `match` that typing holds to be complete.
+A fact carries what a claim, a worker or a server is known by, and what the log and the counts say of it;
+never a payload or a result. `Event` is all of them, for a `match` that typing holds to be complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.job import Claim, ClaimKey
@@ -25,24 +24,17 @@ class ClaimFacts:
 
     job_id: str
     method: str
-    queue: str
     claim_seq: int
     attempt: int
     """Of this job, from 1: the failures and crashes before it, and this one."""
     worker_id: str
-    server_id: str
-    pid: int | None
-    """Of the worker; None: it is not known any more."""
-    claimed_at: datetime
 
     @classmethod
-    def of(cls, claim: Claim, *, pid: int | None) -> ClaimFacts:
-        """Those of a claim of the worker with this pid."""
+    def of(cls, claim: Claim) -> ClaimFacts:
         job = claim.job
         return cls(
-            job_id=job.id, method=job.method, queue=job.queue, claim_seq=job.claim_seq, attempt=job.attempt,
-            worker_id=claim.worker_id, server_id=claim.server_id, pid=pid,
-            claimed_at=job.started_at or job.created_at,
+            job_id=job.id, method=job.method, claim_seq=job.claim_seq, attempt=job.attempt,
+            worker_id=claim.worker_id,
         )  # fmt: skip
 
 
@@ -54,37 +46,12 @@ class JobEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobClaimed(JobEvent):
-    """A worker has the job in hand."""
-
-    waited: timedelta
-    """Since it could have been claimed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimFound(JobEvent):
-    """A worker learned of a claim whose reply had been lost. `JobClaimed` follows."""
+    """A worker learned of a claim whose reply had been lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobEnded(JobEvent):
-    """What a claim came to, as it is stored."""
-
-    ended_at: datetime
-
-    @property
-    def took(self) -> timedelta:
-        """From the claim to the outcome."""
-        return self.ended_at - self.claim.claimed_at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSucceeded(JobEnded):
-    """The job has ended with a result."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptFailed(JobEnded):
+class AttemptFailed(JobEvent):
     """The attempt raised or asked for a retry, passed its time limit, or its process died."""
 
     kind: AttemptKind
@@ -98,14 +65,14 @@ class AttemptFailed(JobEnded):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobCancelled(JobEnded):
+class JobCancelled(JobEvent):
     """The job was cancelled from outside."""
 
     reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobReleased(JobEnded):
+class JobReleased(JobEvent):
     """The claim was given back, charged to no budget."""
 
 
@@ -189,7 +156,6 @@ class WorkerStarted(WorkerEvent):
 class WorkerReady(WorkerEvent):
     """It has booted."""
 
-    booted_in: timedelta
     replaces: str | None
     """The worker whose place it takes, which is told to leave; None: the place was free."""
 
@@ -217,13 +183,6 @@ class WorkersCannotBoot:
 
 
 # Servers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerRegistered:
-    """This run of a server stands in the registry."""
-
-    server_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,13 +266,8 @@ class StorageBack(TryWorked):
     worker_id: str | None = None
 
 
-JobFact = (
-    JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
-    | ClaimReclaimed
-)  # fmt: skip
-ServerFact = (
-    ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
-)
+JobFact = ClaimFound | AttemptFailed | JobCancelled | JobReleased | ClaimLost | ClaimReclaimed
+ServerFact = ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
 Event = (
     JobFact | CancelStarted | TemplateFired | TemplatesFollowed | TemplateDisabled | WorkerStarted | TryFailed
     | WorkerReady | WorkerStopped | WorkersCannotBoot | ServerFact | StorageLost | TryWorked | StorageBack

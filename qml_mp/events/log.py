@@ -18,11 +18,6 @@ from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_A_LINE: Final[frozenset[type[Event]]] = frozenset(
-    {facts.JobClaimed, facts.JobSucceeded, facts.ServerRegistered}
-)
-"""That a job began or succeeded is the tracing's to tell."""
-
 _MAX_MESSAGE_CHARS: Final = 1000
 _MAX_TRACEBACK_CHARS: Final = 4000
 
@@ -72,8 +67,6 @@ def _log_job(event: facts.JobFact) -> None:
     match event:
         case facts.ClaimFound():
             _log_hand_out(logging.INFO, claim, "Found the claim of job %s, whose reply had been lost")
-        case facts.JobClaimed() | facts.JobSucceeded():
-            pass
         case facts.AttemptFailed():
             _log_failed_attempt(event)
         case facts.JobCancelled(reason=reason):
@@ -109,8 +102,6 @@ def _log_failed_attempt(event: facts.AttemptFailed) -> None:
 
 def _log_server(event: facts.ServerFact) -> None:
     match event:
-        case facts.ServerRegistered():
-            pass
         case facts.ServerDeclaredDead(goes_on_as=new_id):
             logger.error("A peer declared this server dead; its jobs are others' now")
             logger.warning("This server goes on as %s", new_id)

@@ -12,7 +12,7 @@ from qml_mp.core.acts import ALL_ACTS
 from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
 from qml_mp.core.server_info import ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
+from qml_mp.events.facts import ServerDeclaredDead
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 
@@ -124,7 +124,6 @@ class ServerRegistration:
         self._written = says
         if self._config.enable_heartbeat:
             self.note_heard(began=began)  # peers count from there on
-        self._events.emit(ServerRegistered(server_id=self.id))
 
     def update(self, storage: Storage) -> None:
         """Write what has changed. Raises `StorageError`. Without a row nothing is written: there is nothing

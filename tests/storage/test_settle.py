@@ -194,8 +194,8 @@ class Ended:
         return {key.ending: tally.count for key, tally in self.totals.tallies().items()}
 
     @property
-    def lost(self) -> list[ClaimFacts]:
-        return [event.claim for event in self.told if isinstance(event, ClaimLost)]
+    def lost(self) -> list[ClaimLost]:
+        return [event for event in self.told if isinstance(event, ClaimLost)]
 
 
 def worker_that_ended(claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> Ended:
@@ -278,7 +278,10 @@ def ended_in_all_ways(storage: Storage, raw: Raw, claims: Sequence[Claim]) -> En
 def assert_is_told_and_counted_once(storage: Storage, claims: Sequence[Claim], one: Ended) -> None:
     assert one.counted == {Ending.SUCCEEDED: 1, Ending.RETRIED: 1, Ending.FAILED: 1}
     [lost] = one.lost
-    assert (lost.job_id, lost.claim_seq, lost.worker_id, lost.pid) == (claims[2].job.id, 1, "w-1", 4242)
+    assert lost.claim == ClaimFacts.of(claims[2])
+    assert (lost.claim.claim_seq, lost.claim.worker_id) == (1, "w-1")
+    assert lost.dead_worker is not None
+    assert lost.dead_worker.pid == 4242
     assert present(storage, claims[2]).claim_seq == 2
     assert present(storage, claims[5]).state_name is StateName.FAILED
 

@@ -20,7 +20,6 @@ from qml_mp.core.outcome import (
     ProcessFacts,
     Release,
     Retry,
-    Success,
 )
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
@@ -32,11 +31,8 @@ from qml_mp.events.facts import (
     ClaimLost,
     ClaimReclaimed,
     Event,
-    JobClaimed,
     JobsReclaimed,
-    JobSucceeded,
     ServerDeclaredDead,
-    ServerRegistered,
     ServerReloaded,
     ServerStopped,
     ServerStopping,
@@ -52,7 +48,7 @@ from qml_mp.events.facts import (
     WorkerStarted,
     WorkerStopped,
 )
-from qml_mp.events.log import WITHOUT_A_LINE, log_event
+from qml_mp.events.log import log_event
 from qml_mp.storage.row_change import applied, row_change
 from qml_mp.storage.values import BY_DEFAULT
 from tests.unit.processor_case import NOW, claim_of
@@ -70,7 +66,7 @@ def after(outcome: Outcome) -> Job:
 
 
 def told(outcome: Outcome, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    event = ended(CLAIM, after(outcome), pid=7, attempts=5, crashes=3)
+    event = ended(CLAIM, after(outcome), attempts=5, crashes=3)
     assert event is not None
     with caplog.at_level(logging.DEBUG):
         log_event(event)
@@ -127,10 +123,6 @@ def test_the_line_says_what_happened_and_what_happens_next(
     assert told(outcome, caplog) == [(level, line)]
 
 
-def test_a_success_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    assert told(Success(result=1, duration=SOON), caplog) == []
-
-
 def test_the_record_carries_its_keys_and_never_the_payload(caplog: pytest.LogCaptureFixture) -> None:
     told(Failure(error=BAD), caplog)
 
@@ -155,7 +147,7 @@ def test_a_long_error_is_cut_to_its_head_and_the_tail_of_its_traceback(
 
 
 def test_a_budget_that_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    event = ended(CLAIM, after(Retry(error=LATE, delay=SOON)), pid=7)
+    event = ended(CLAIM, after(Retry(error=LATE, delay=SOON)))
     assert event is not None
     log_event(event)
 
@@ -163,7 +155,7 @@ def test_a_budget_that_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture
     assert ": attempt 2 passed its time limit, retry in 2.1s:" in caplog.text
 
 
-ABOUT = ClaimFacts.of(CLAIM, pid=7)
+ABOUT = ClaimFacts.of(CLAIM)
 KILLED = WorkerStopped(
     worker_id="w-1",
     number=2,
@@ -252,7 +244,7 @@ REFUSED = StorageUnavailable("refused")
         ),
         (WorkerStarted(worker_id="w-1", number=2, pid=7), "INFO", "Worker 2 started (pid 7)"),
         (
-            WorkerReady(worker_id="w-1", number=2, pid=7, booted_in=SOON, replaces=None),
+            WorkerReady(worker_id="w-1", number=2, pid=7, replaces=None),
             "INFO",
             "Worker 2 is ready (pid 7)",
         ),
@@ -331,7 +323,6 @@ def test_each_fact_that_has_a_line_has_this_one(
         log_event(event)
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, line)]
-    assert type(event) not in WITHOUT_A_LINE
 
 
 @pytest.mark.parametrize(
@@ -355,23 +346,6 @@ def test_a_record_about_a_claim_has_its_number_beside_that_of_the_attempt(
     assert [fields.get(name) for name in ("job_id", "worker_id", "attempt", "claim_seq")] == [
         CLAIM.job.id, "w-1", 3, 1,
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        JobClaimed(claim=ABOUT, waited=SOON),
-        JobSucceeded(claim=ABOUT, ended_at=NOW),
-        ServerRegistered(server_id="s"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_is_no_news_has_none(event: Event, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        log_event(event)
-
-    assert caplog.records == []
-    assert type(event) in WITHOUT_A_LINE
 
 
 def test_a_server_that_was_declared_dead_says_under_which_name_it_goes_on(

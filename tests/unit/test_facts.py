@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.core.outcome import AttemptKind, Crash, ErrorInfo, Failure, Outcome, Retry, Success
-from qml_mp.core.state import Processing, Scheduled
-from qml_mp.events.claims import claimed, ended
-from qml_mp.events.facts import AttemptFailed, JobSucceeded
+from qml_mp.core.state import Scheduled
+from qml_mp.events.claims import ended
+from qml_mp.events.facts import AttemptFailed, ClaimFacts
 from qml_mp.storage.row_change import applied, row_change
 from qml_mp.storage.values import BY_DEFAULT
 from tests.unit.processor_case import NOW, claim_of
@@ -18,36 +18,28 @@ from tests.unit.processor_case import NOW, claim_of
 TWO_S = timedelta(seconds=2)
 BAD = ErrorInfo(type="ValueError", message="bad")
 LATE = ErrorInfo(type="JobTimeout", message="late")
-STATE = Processing(started_at=NOW, worker_id="w-1", server_name="s#1", enqueued_at=NOW - TWO_S)
 CLAIM = claim_of({"password": "hunter2"}, failures=1, started_at=NOW)
-CLAIM = replace(CLAIM, job=replace(CLAIM.job, state=STATE))
 
 
 def failed(outcome: Outcome) -> AttemptFailed:
     job = applied(CLAIM.job, row_change(CLAIM.job, outcome, BY_DEFAULT), now=NOW + TWO_S)
-    event = ended(CLAIM, job, pid=7, attempts=5, crashes=3)
+    event = ended(CLAIM, job, attempts=5, crashes=3)
     assert isinstance(event, AttemptFailed)
     return event
 
 
-def test_a_claim_says_whose_it_is_how_long_the_job_waited_and_no_payload() -> None:
-    event = claimed(CLAIM, pid=7)
+def test_a_claim_says_whose_it_is_and_no_payload() -> None:
+    claim = ClaimFacts.of(CLAIM)
 
-    assert event.waited == TWO_S
-    assert (event.claim.method, event.claim.worker_id, event.claim.pid) == ("f", "w-1", 7)
-    assert (event.claim.claim_seq, event.claim.attempt, event.claim.claimed_at) == (1, 2, NOW)
-    assert "hunter2" not in str(asdict(event))
+    assert (claim.method, claim.worker_id, claim.claim_seq, claim.attempt) == ("f", "w-1", 1, 2)
+    assert "hunter2" not in str(asdict(claim))
 
 
-def test_a_success_says_how_long_it_took_and_no_result() -> None:
+def test_a_success_is_the_traces_to_tell() -> None:
     outcome = Success(result="hunter2", duration=TWO_S)
     job = applied(CLAIM.job, row_change(CLAIM.job, outcome, BY_DEFAULT), now=NOW + TWO_S)
 
-    event = ended(CLAIM, job, pid=7)
-
-    assert isinstance(event, JobSucceeded)
-    assert event.took == TWO_S
-    assert "hunter2" not in str(asdict(event))
+    assert ended(CLAIM, job) is None
 
 
 @pytest.mark.parametrize(
@@ -72,4 +64,4 @@ def test_a_failed_attempt_says_why_which_it_is_and_when_the_job_runs_again(
 def test_a_row_that_has_gone_on_since_tells_nothing() -> None:
     later = replace(CLAIM.job, state=Scheduled(scheduled_at=NOW, enqueue_at=NOW))
 
-    assert ended(CLAIM, later, pid=7) is None
+    assert ended(CLAIM, later) is None

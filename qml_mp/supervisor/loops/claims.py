@@ -124,6 +124,6 @@ class UnshownClaimsLoop(Loop):
             finished = storage.finish(claim, release, retention=self._run.retention)
             self._run.pool.totals.add_returned(claim, finished)
             if finished.accepted:
-                facts = ClaimFacts.of(claim, pid=None)
+                facts = ClaimFacts.of(claim)
                 self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))
                 self._run.pool.wake_idle()

@@ -79,20 +79,19 @@ class ReturnLoop(Loop):
                 raise _TakenBack
 
         try:
-            self._exchange(storage, worker, outcomes, check)
+            self._exchange(storage, outcomes, check)
         except StorageUnreachable:
             raise
         except StorageError:  # about one of them, or somebody has locked its row
             each_by_itself(
                 outcomes,
-                lambda outcome: self._exchange(storage, worker, [outcome], check),
+                lambda outcome: self._exchange(storage, [outcome], check),
                 most_unavailable=MOST_UNAVAILABLE,
             )
 
     def _exchange(
         self,
         storage: Storage,
-        worker: WorkerProcess,
         outcomes: Sequence[tuple[Claim, Outcome]],
         check: Callable[[], None],
     ) -> None:
@@ -106,7 +105,7 @@ class ReturnLoop(Loop):
             # That both have given a claim back is no loss.
             can_be_missed = outcome is _NOT_BEGUN or isinstance(outcome, Success)
             is_its_own = finished.was_written or (can_be_missed and not finished.accepted)
-            event = None if is_its_own else ended(claim, finished.job, pid=worker.child.pid)
+            event = None if is_its_own else ended(claim, finished.job)
             if event is not None:
                 self._run.events.emit(event)
         self._run.pool.wake_idle(returned)

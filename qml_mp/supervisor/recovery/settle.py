@@ -125,9 +125,7 @@ class _Writer:
             self.counting.note_written(end.claim, end.outcome, finished)
         worker = self.death.stopped()
         for end, finished in zip(ends, written, strict=True):
-            event = ended(
-                end.claim, finished.job, pid=worker.pid, crashes=end.max_crashes, dead_worker=worker
-            )
+            event = ended(end.claim, finished.job, crashes=end.max_crashes, dead_worker=worker)
             if event is not None:
                 self.events.emit(event)
 
@@ -142,7 +140,7 @@ def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterato
             then = replace(recorded.job, claim_seq=key.claim_seq)
             server_id = server_of_worker(death.worker_id)
             claim = Claim(job=then, worker_id=death.worker_id, server_id=server_id)
-            yield ClaimFacts.of(claim, pid=death.process.pid)
+            yield ClaimFacts.of(claim)
 
 
 def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:

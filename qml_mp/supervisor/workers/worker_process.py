@@ -138,7 +138,6 @@ class WorkerProcess:
             worker_id=self.worker_id,
             number=self.number,
             pid=self.child.pid,
-            booted_in=timedelta(seconds=now - self.forked_at),
             replaces=replaces,
         )
 
