@@ -15,7 +15,6 @@ from qml_mp.storage.rows import attempt_of, optional_text_of, state_name_of, tex
 from qml_mp.storage.storable import canonical_id
 from qml_mp.storage.values import (
     FAILED_STATES,
-    DueWork,
     FailureKind,
     JobFilter,
     LaterWork,
@@ -126,14 +125,12 @@ class Monitoring(Part):
             for row in rows
         ]
 
-    def due_work(
-        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
-    ) -> DueWork:
-        """What is left to run in the queues (empty: all) that are not paused; of these methods alone, unless
-        they are None; of the Processing jobs those of this server alone, unless it is None."""
-        which = _due(queues, methods, server_id)
-        row = self._db.read("counting what is left to run", self._db.queries.monitoring.due_work, which)[0]
-        return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+    def due_count(self, queues: Sequence[str], *, methods: Sequence[str] | None = None) -> int:
+        """How many Scheduled and AwaitingRetry jobs are due by now in the queues (empty: all) that are not
+        paused; of these methods alone, unless they are None."""
+        query = self._db.queries.monitoring.due_count
+        count: int = self._db.read("counting what is due", query, _due(queues, methods))[0]["jobs"]
+        return count
 
     def has_due_work(
         self,
@@ -143,9 +140,10 @@ class Monitoring(Part):
         server_id: str | None = None,
         with_waiting: bool = True,
     ) -> bool:
-        """Whether `due_work` would count any, of what is due and not promoted only `with_waiting`. However
-        many there are, it ends with the first."""
-        which = {**_due(queues, methods, server_id), "with_waiting": with_waiting}
+        """Whether anything is left to run in the queues (empty: all): Enqueued jobs and, only `with_waiting`,
+        those that are due, of these methods (None: of all) where the queue is not paused; and what this
+        server runs (None: any server). However many there are, it ends with the first."""
+        which = {**_due(queues, methods), "server_id": server_id, "with_waiting": with_waiting}
         query = self._db.queries.monitoring.has_due_work
         return bool(self._db.read("looking for what is left to run", query, which)[0]["found"])
 
@@ -170,6 +168,5 @@ class Monitoring(Part):
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))
 
 
-def _due(queues: Sequence[str], methods: Sequence[str] | None, server_id: str | None) -> Values:
-    known = None if methods is None else list(methods)
-    return {"queues": list(queues), "methods": known, "server_id": server_id}
+def _due(queues: Sequence[str], methods: Sequence[str] | None) -> Values:
+    return {"queues": list(queues), "methods": None if methods is None else list(methods)}

@@ -213,11 +213,11 @@ class MonitoringQueries:
     """most: the same, at most so many counted of each queue."""
     method_stats: str
     """queues, among (None: all): queue, method, enqueued of what waits, at most so many counted of each."""
-    due_work: str
-    """queues, methods, server_id: runnable, waiting; see `DueWork`."""
+    due_count: str
+    """queues, methods: jobs, how many wait and are due."""
     has_due_work: str
-    """queues, methods, server_id, with_waiting: found, whether `due_work` would count any; of what waits only
-    `with_waiting`."""
+    """queues, methods, server_id, with_waiting: found, whether any can run or is held; of what waits and is
+    due only `with_waiting`."""
     later_work: str
     """queues, methods: jobs, due_at of the first, now."""
 

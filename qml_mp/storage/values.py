@@ -267,16 +267,6 @@ class MethodStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DueWork:
-    """What is left that can still run."""
-
-    runnable: int
-    """Enqueued or Processing jobs in the queues."""
-    waiting: int
-    """Scheduled or AwaitingRetry jobs in the queues that are due by now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Openings:
     """What `openings` found."""
 

@@ -11,7 +11,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork
+from qml_mp.storage.values import JobFilter, JobPage, LaterWork
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, claim_new, fetch, in_an_hour, job_in
 
@@ -32,7 +32,8 @@ def test_an_empty_storage_lists_nothing(storage: Storage) -> None:
     assert storage.list_jobs(JobFilter()) == JobPage(jobs=(), next_cursor=None)
     assert storage.queue_stats() == []
     assert storage.job_counts() == dict.fromkeys(StateName, 0)
-    assert storage.due_work([]) == DueWork(runnable=0, waiting=0)
+    assert storage.due_count([]) == 0
+    assert not storage.has_due_work([])
     assert storage.attempts("no id") == ()
 
 
@@ -142,15 +143,15 @@ def test_what_a_worker_holds_beside_the_job_that_it_runs_is_told_apart(storage: 
 def test_due_work_is_what_can_still_run_in_the_queues(storage: Storage, raw: Raw) -> None:
     storage.enqueue(Job.new("work", queue="a"))
     storage.enqueue(Job.new("work", queue="b"))
-    claim_new(storage)
+    held = claim_new(storage).job.queue
     storage.enqueue(Job.new("work", queue="a", at=in_an_hour()))
     raw.age("jobs", "run_at", 2 * HOUR)
     storage.enqueue(Job.new("work", queue="a", at=in_an_hour()))
-    job_in(storage, StateName.FAILED)
+    failed = job_in(storage, StateName.FAILED).job.queue
 
-    assert storage.due_work(["a"]) == DueWork(runnable=1, waiting=1)
-    assert storage.due_work(["b", "c"]) == DueWork(runnable=1, waiting=0)
-    assert storage.due_work([]) == DueWork(runnable=3, waiting=1)
+    assert [storage.due_count(queues) for queues in (["a"], ["b", "c"], [])] == [1, 0, 1]
+    assert all(storage.has_due_work(queues, with_waiting=False) for queues in (["a"], ["b", "c"], [held], []))
+    assert not storage.has_due_work(["c", failed])
 
 
 def test_due_work_of_one_server_is_what_it_knows_and_what_it_runs_itself(storage: Storage, raw: Raw) -> None:
@@ -161,20 +162,21 @@ def test_due_work_of_one_server_is_what_it_knows_and_what_it_runs_itself(storage
     claim_new(storage, server="mine#1")
     claim_new(storage, server="others#1")
 
-    assert storage.due_work([], methods=["known"], server_id="mine#1") == DueWork(runnable=2, waiting=1)
-    assert storage.due_work(["a"], methods=[], server_id="mine#1") == DueWork(runnable=0, waiting=0)
-    assert storage.due_work([]) == DueWork(runnable=4, waiting=2)
+    assert [storage.due_count([], methods=methods) for methods in (["known"], [], None)] == [1, 0, 2]
+    assert [
+        storage.has_due_work([], methods=[], server_id=server) for server in ("mine#1", "another#1", None)
+    ] == [True, False, True]
+    assert not storage.has_due_work(["a"], methods=[], server_id="mine#1")
 
 
 @pytest.mark.parametrize("queues", [["a"], ["a", "b"], []], ids=["one queue", "two queues", "all queues"])
-def test_whether_there_is_due_work_is_asked_as_it_is_counted(
+def test_whether_there_is_due_work_is_known_without_counting(
     storage: Storage, raw: Raw, queues: list[str]
 ) -> None:
     def found() -> tuple[bool, bool]:
         which: dict[str, Any] = {"queues": queues, "methods": ["known"], "server_id": "mine#1"}
-        due, either = storage.due_work(**which), storage.has_due_work(**which)
-        runnable = storage.has_due_work(**which, with_waiting=False)
-        assert (runnable, either) == (due.runnable > 0, due.runnable + due.waiting > 0)
+        either, runnable = storage.has_due_work(**which), storage.has_due_work(**which, with_waiting=False)
+        assert either == (runnable or storage.due_count(queues, methods=["known"]) > 0)
         return runnable, either
 
     storage.enqueue(Job.new("unknown", queue="a"))

@@ -215,15 +215,20 @@ def test_a_claim_beside_limits_reads_what_it_takes_and_looks_once_whether_there_
     assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
 
 
-def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
+def test_what_is_due_is_counted_without_reading_what_is_due_later(
     session: psycopg.Connection, postgres_url: str
 ) -> None:
-    served: dict[str, object] = {"queues": ["small"], "methods": ["work"], "server_id": "s"}
+    session.execute(
+        f"UPDATE {SCHEMA}.jobs SET state = 'scheduled', run_at = now()"
+        " + CASE queue WHEN 'small' THEN interval '-1 hour' ELSE interval '1 hour' END"
+        " WHERE state = 'enqueued' AND method = 'work'"
+    )
+    served: dict[str, object] = {"queues": [], "methods": ["work"]}
 
-    plan = explained(session, postgres_url, QUERIES.monitoring.due_work, served, generic=True)
+    plan = explained(session, postgres_url, QUERIES.monitoring.due_count, served, generic=True)
 
-    scans = [line for line in plan if "jobs_claim_queue" in line and "never executed" not in line]
-    assert [_rows(line) for line in scans] == [200], plan
+    assert not any("Seq Scan on jobs" in line and "never executed" not in line for line in plan), plan
+    assert [_rows(line) for line in plan if "jobs_due" in line] == [200], plan
 
 
 def test_what_will_be_due_within_a_time_is_counted_without_reading_what_is_due_after_that(

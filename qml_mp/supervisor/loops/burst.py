@@ -117,9 +117,9 @@ def _what_is_left(storage: Storage, run: Run) -> Iterator[str]:
     for method, count in methods.items():
         yield f"{_jobs(count)} of method {method}, which this server does not know"
     if not run.config.enable_scheduler:
-        due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
-        if due.waiting:
-            yield f"{_jobs(due.waiting)} due now, as this server has no scheduler (--no-scheduler)"
+        due = storage.due_count(says.queues, methods=says.methods)
+        if due:
+            yield f"{_jobs(due)} due now, as this server has no scheduler (--no-scheduler)"
     later = storage.later_work([])
     if later.next_due_in is not None:
         yield f"{_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"

@@ -280,11 +280,7 @@ MONITORING: Final = MonitoringQueries(
         WHERE {SERVED}
         ORDER BY h.queue, h.name
     """,
-    due_work=f"""
-        SELECT (SELECT count(*) {_RUNNABLE_IN_QUEUES}) + (SELECT count(*) {_RUNNABLE_IN_ALL})
-               + (SELECT count(*) {_HELD}) AS runnable,
-               (SELECT count(*) {_DUE}) AS waiting
-    """,
+    due_count=f"SELECT count(*) AS jobs {_DUE}",
     # Each ends with the first that it finds. What stands before it and is unknown or paused is passed over.
     has_due_work=f"""
         SELECT EXISTS (SELECT {_RUNNABLE_IN_QUEUES}) OR EXISTS (SELECT {_RUNNABLE_IN_ALL})

@@ -255,10 +255,7 @@ MONITORING: Final = MonitoringQueries(
                 LIMIT COALESCE(:among, -1))) AS enqueued
         FROM waits WHERE {SERVED} ORDER BY queue, method
     """,
-    due_work=f"""
-        SELECT (SELECT count(*) {_RUNNABLE}) + (SELECT count(*) {_HELD}) AS runnable,
-               (SELECT count(*) {_DUE}) AS waiting
-    """,
+    due_count=f"SELECT count(*) AS jobs {_DUE}",
     # Each ends with the first that it finds. What stands before it and is unknown or paused is passed over.
     has_due_work=f"""
         SELECT EXISTS (SELECT 1 {_RUNNABLE}) OR EXISTS (SELECT 1 {_HELD})
