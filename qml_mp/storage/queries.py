@@ -26,7 +26,7 @@ UNDER_LIMITS = -1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQueries:
     """Jobs as rows, moved by time, people and recovery; how new ones are written is each backend's own. `job`
-    below: all columns that `rows.job_of` reads."""
+    below: all columns that `job_rows.job_of` reads."""
 
     holders: str
     """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
@@ -135,7 +135,7 @@ class ClaimQueries:
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str
-    """id, ttl, type, message: set Failed the job, whose row refuses to be claimed."""
+    """id, ttl, type, message, key: set Failed the job, whose row refuses to be claimed."""
     all: str
     """`released_columns` of the job, oldest claim first."""
     of_worker: str
@@ -208,7 +208,8 @@ class MonitoringQueries:
     attempts: str
     """id: what `rows.attempt_of` reads, oldest first."""
     queue_stats: str
-    """queue, enqueued, processing, oldest_at, now, by name, of queues with jobs that have not ended."""
+    """queue, enqueued, processing, held, oldest_at, has_more (whether one that was not looked at may be
+    older), now, by name, of queues with jobs that have not ended."""
     queue_stats_among: str
     """most: the same, at most so many counted of each queue."""
     method_stats: str
@@ -219,7 +220,8 @@ class MonitoringQueries:
     """queues, methods, server_id, with_waiting: found, whether any can run or is held; of what waits and is
     due only `with_waiting`."""
     later_work: str
-    """queues, methods: jobs, due_at of the first, now."""
+    """queues, methods, paused (whether paused queues count), within (None: whenever): jobs, due_at of the
+    first, now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,8 +248,9 @@ class RegistryQueries:
     lock_server: str
     """server_id: its row, which nobody changes until the transaction ends."""
     remove_server: str
-    """server_id, silent_for, judge: delete its row; unless `silent_for` is None, only if it has been silent
-    for so long and the server `judge` (None: whoever) was heard within half of it."""
+    """server_id, silent_for, newest, judge: delete its row; unless `silent_for` is None, only if it has been
+    silent for so long, or its heartbeat is still `newest`, and the server `judge` (None: whoever) was heard
+    within half of it."""
     lock_workers_of: str
     """server_id: wait for the claims that its workers are making; they make none any more."""
     remove_workers_of: str

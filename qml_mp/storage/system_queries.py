@@ -1,4 +1,4 @@
-"""Every process: the named queries about the system itself. `queries` has the others."""
+"""Every process: what each backend's table of named queries has for the system itself; see `queries`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every process: the named queries about who is told that a job has ended. `queries` has the others."""
+"""Every process: what each backend's table of named queries has for who is told of ends; see `queries`."""
 
 from __future__ import annotations
 

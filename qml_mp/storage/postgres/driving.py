@@ -1,4 +1,4 @@
-"""Supervisor: psycopg's exchanges with the server, waited for by a `StorageWait`.
+"""Every process: psycopg's exchanges with the server, waited for by a `StorageWait`.
 
 psycopg writes every exchange as a generator that yields what it waits for. Its own loops know
 nothing else to wait for than the socket; these ask the `StorageWait`.
