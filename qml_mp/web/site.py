@@ -23,6 +23,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
+from qml_mp.views.servers import ServerView, view_servers
 from qml_mp.views.storage_name import storage_name
 from qml_mp.web.addresses import cookie_path, is_secure, own_path, prefix_of
 from qml_mp.web.changes import Changes
@@ -124,6 +125,10 @@ class Site:
     def static(self, request: Request, name: str) -> str:
         """The URL of a file in `static/`."""
         return f"{prefix_of(request)}/static/{name}?v={self.static_version}"
+
+    def servers(self) -> Sequence[ServerView]:
+        """As they were some seconds ago; all screens but that of the servers share them."""
+        return self.reads.get("servers", lambda: view_servers(self.storage), statements=6, every_s=4.0)
 
     def _common(self, request: Request) -> dict[str, Any]:
         here = own_path(request) or "/"

@@ -12,7 +12,7 @@ from qml_mp.core.state import StateName
 from qml_mp.views.concerns import Concern, concerns
 from qml_mp.views.failure_lines import FailureLine
 from qml_mp.views.queues import view_queues
-from qml_mp.views.servers import ServerView, WorkerView, view_servers
+from qml_mp.views.servers import ServerView, WorkerView
 from qml_mp.views.snapshot import Snapshot
 from qml_mp.web.charts import bar_chart
 from qml_mp.web.pages.history import last_hour
@@ -45,8 +45,7 @@ def overview(request: Request) -> Response:
 
 
 def _snapshot(site: Site) -> Snapshot:
-    storage, reads = site.storage, site.reads
-    servers = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=5.0)
+    storage, reads, servers = site.storage, site.reads, site.servers()
     counts = reads.get("counts", lambda: storage.job_counts(among=_MOST_COUNTED), every_s=2.0)
     return Snapshot(
         counts={str(state): count for state, count in counts.items()},

@@ -18,7 +18,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats, QueueStats
 from qml_mp.units import is_whole_number
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
-from qml_mp.views.servers import ServerView, able_servers, view_servers
+from qml_mp.views.servers import ServerView, able_servers
 from qml_mp.web.audit import note
 from qml_mp.web.site import Site, site_of
 
@@ -132,9 +132,8 @@ def limit(request: Request) -> Response:
 
 
 def _read(site: Site) -> QueuesPage:
-    storage = site.storage
-    servers = site.reads.get("servers", lambda: view_servers(storage), statements=6, every_s=4.0)
-    return site.reads.get("queues_page", lambda: _page_of(storage, servers), statements=4)
+    servers = site.servers()
+    return site.reads.get("queues_page", lambda: _page_of(site.storage, servers), statements=4)
 
 
 def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:

@@ -12,7 +12,6 @@ from starlette.routing import Route
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import RecurringNotFound
-from qml_mp.views.servers import ServerView, view_servers
 from qml_mp.views.templates import (
     TemplateView,
     disable_template,
@@ -139,7 +138,7 @@ def remove(request: Request) -> Response:
 
 def _read(site: Site, choice: Choice) -> Templates:
     templates = site.reads.get("templates", site.storage.list_recurring_jobs, every_s=1.5)
-    servers = _servers(site)
+    servers = site.servers()
     chosen = [each for each in templates if choice.takes(each, trouble=trouble_of(each, servers))]
     left = [each for each in chosen if each.id > choice.after]
     shown = left[:_MOST_ON_A_PAGE]
@@ -153,12 +152,7 @@ def _read(site: Site, choice: Choice) -> Templates:
 
 def _views(site: Site, templates: Sequence[RecurringJob], *, firings: int, jobs: int) -> list[TemplateView]:
     now = site.storage.now()
-    return view_templates(site.storage, templates, _servers(site), now=now, firings=firings, jobs=jobs)
-
-
-def _servers(site: Site) -> Sequence[ServerView]:
-    storage = site.storage
-    return site.reads.get("servers", lambda: view_servers(storage), statements=6, every_s=4.0)
+    return view_templates(site.storage, templates, site.servers(), now=now, firings=firings, jobs=jobs)
 
 
 def _standing_of(template: RecurringJob, trouble: str | None) -> str:

@@ -65,7 +65,7 @@ def cancel(request: Request) -> Response:
 
 
 def _servers(site: Site) -> Sequence[ServerView]:
-    """Also read by other screens, which need it less often."""
+    """As they are now; other screens have `Site.servers`, which is read less often."""
     return site.reads.get("servers now", lambda: view_servers(site.storage), statements=6, every_s=2.0)
 
 

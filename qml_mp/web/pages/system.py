@@ -16,7 +16,7 @@ from qml_mp.core.server_description import ServerDescription, ToldLoop, ToldSett
 from qml_mp.errors import SchemaMismatch
 from qml_mp.storage.store import Storage
 from qml_mp.storage.system import StorageSize
-from qml_mp.views.servers import ServerView, view_servers
+from qml_mp.views.servers import ServerView
 from qml_mp.web.site import Site, site_of
 
 _BY_DEFAULT = "default"
@@ -84,16 +84,14 @@ def _size(site: Site) -> StorageSize:
 
 
 def _servers(site: Site) -> list[ServerLine]:
-    storage, reads = site.storage, site.reads
-    views = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=5.0)
-    told = reads.get("descriptions", storage.server_descriptions, every_s=5.0)
+    told = site.reads.get("descriptions", site.storage.server_descriptions, every_s=5.0)
     return [
         ServerLine(
             view=view,
             told=told.get(view.info.id, ServerDescription()),
             key=f"{crc32(view.info.id.encode()):08x}",
         )
-        for view in views
+        for view in site.servers()
     ]
 
 
