@@ -109,7 +109,7 @@ def fork_child(
             failpoints.hit("fork.after")
             with contextlib.suppress(OSError):  # the child does the same; whoever is first
                 os.setpgid(pid, pid)
-            return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=_started_ticks(pid))
+            return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=started_ticks_of(pid))
         finally:
             unblock_signals(before)
 
@@ -169,6 +169,14 @@ def pidfd_of(pid: int) -> int | None:
         return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError:
         return None
+
+
+def started_ticks_of(pid: int) -> int:
+    """When the process began, as its host counts it; 0: it is gone."""
+    try:
+        return host.identity(pid).started_ticks
+    except ProcessLookupError:
+        return 0
 
 
 @contextlib.contextmanager
@@ -248,13 +256,6 @@ def _child(
         traceback.print_exc()
     finally:
         leave(code)
-
-
-def _started_ticks(pid: int) -> int:
-    try:
-        return host.identity(pid).started_ticks
-    except ProcessLookupError:
-        return 0
 
 
 def _others_by_name() -> str:

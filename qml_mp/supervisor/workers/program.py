@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from qml_mp import host
 from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.pipe import open_pipe
-from qml_mp.supervisor.workers.fork import Child, pidfd_of
+from qml_mp.supervisor.workers.fork import Child, pidfd_of, started_ticks_of
 
 _RUN_MODULE = """\
 import json, runpy, sys
@@ -99,12 +99,5 @@ def start_program(module: str, *arguments: str) -> StartedProgram:
     os.close(standard_input)
     os.close(standard_output)
     process.returncode = 0  # collected by its Child, not by the Popen object
-    child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=_started_ticks(process.pid))
+    child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=started_ticks_of(process.pid))
     return StartedProgram(child=child, to_fd=to_fd, from_fd=from_fd)
-
-
-def _started_ticks(pid: int) -> int:
-    try:
-        return host.identity(pid).started_ticks
-    except ProcessLookupError:
-        return 0
