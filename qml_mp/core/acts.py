@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from qml_mp.clock import iso
 from qml_mp.core.answers import WorkerStack
 
 TAKEN_WITHIN = timedelta(seconds=30)
 """How long a server has to take what it is asked, unless the asker says otherwise."""
-_LONGEST_STACK = 16 * 1024
 
 
 class ActKind(StrEnum):
@@ -154,10 +154,10 @@ class Act:
             "by": self.by.who,
             "from": self.by.where,
             "asked_at": self.asked_at.isoformat(),
-            "until": _iso(self.until),
+            "until": iso(self.until),
             "state": str(self.state),
-            "taken_at": _iso(self.taken_at),
-            "ended_at": _iso(self.ended_at),
+            "taken_at": iso(self.taken_at),
+            "ended_at": iso(self.ended_at),
             "said": self.said,
         }
 
@@ -166,9 +166,7 @@ def stacks_text(stacks: tuple[WorkerStack, ...]) -> str | None:
     """JSON text for the row, each stack cut; None when there are none."""
     if not stacks:
         return None
-    return json.dumps(
-        [{**asdict(each), "stack": each.stack and each.stack[:_LONGEST_STACK]} for each in stacks]
-    )
+    return json.dumps([asdict(each.cut()) for each in stacks])
 
 
 def read_stacks(text: str | None) -> tuple[WorkerStack, ...]:
@@ -191,7 +189,3 @@ def read_arguments(text: str | None) -> dict[str, Any]:
         "then_stop": bool(found.get("then_stop")),
         "at_once": bool(found.get("at_once")),
     }
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat()

@@ -95,6 +95,10 @@ class WorkerStack:
     def in_words(self) -> str:
         return self.stack or "no stack: its job has blocked or taken the signal that asks for it"
 
+    def cut(self) -> WorkerStack:
+        """As a row holds it."""
+        return dataclasses.replace(self, stack=self.stack and self.stack[:_LONGEST_STACK])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StacksAnswer:
@@ -122,10 +126,7 @@ class Answers:
             reload = dataclasses.replace(self.reload, why=self.reload.why[-_LONGEST_REASON:])
             shortened = dataclasses.replace(shortened, reload=reload)
         if self.stacks is not None:
-            workers = tuple(
-                dataclasses.replace(each, stack=each.stack and each.stack[:_LONGEST_STACK])
-                for each in self.stacks.workers
-            )
+            workers = tuple(each.cut() for each in self.stacks.workers)
             shortened = dataclasses.replace(
                 shortened, stacks=dataclasses.replace(self.stacks, workers=workers)
             )
