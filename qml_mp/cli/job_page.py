@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from signal import Signals
 
 import click
 
@@ -84,20 +83,13 @@ def _print_attempt(attempt: Attempt) -> None:
 
 def _of_process(process: ProcessFacts) -> Iterator[str]:
     if process.signal is not None:
-        yield f"killed by {_signal_name(process.signal)}"
+        yield f"killed by {process.signal_name}"
     if process.exit_code is not None:
         yield f"exit code {process.exit_code}"
     if process.peak_rss_bytes is not None:
         yield f"peak memory of its worker {format_size(process.peak_rss_bytes)}"
     if process.cpu_s is not None:
         yield f"CPU of its worker {process.cpu_s:.2f}s"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _print_error(error: ErrorInfo) -> None:

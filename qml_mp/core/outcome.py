@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from signal import Signals
 from typing import TYPE_CHECKING
 
 from qml_mp.clock import iso
@@ -48,6 +49,14 @@ class ProcessFacts:
     """Since the worker was started: a job before this one may have needed it."""
     cpu_s: float | None = None
     """The same."""
+
+    @property
+    def signal_name(self) -> str | None:
+        """ "SIGKILL"; None: no signal has ended it."""
+        try:
+            return None if self.signal is None else Signals(self.signal).name
+        except ValueError:  # as a real-time one
+            return f"signal {self.signal}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

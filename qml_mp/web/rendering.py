@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from signal import Signals
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,7 +34,7 @@ def make_environment() -> Environment:
     environment.filters.update(
         duration=_duration, size=_size, number=_number, about=_about, utc=_utc, lines=_lines,
         raw_text=_raw_text, pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
-        signal_name=_signal_name, quantile=_quantile,
+        quantile=_quantile,
     )  # fmt: skip
     return environment
 
@@ -109,13 +108,6 @@ def _about(value: int, most: int) -> str:
 
 def _utc(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _in_words(state: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -101,7 +100,7 @@ class Death:
             return "out_of_memory"
         if self.slot is not None and self.slot.activity is Activity.CANNOT_BOOT:
             return "cannot_boot"
-        return "exit" if self.process.signal is None else _name_of(self.process.signal)
+        return self.process.signal_name or "exit"
 
     def stopped(self) -> WorkerStopped:
         said = "" if self.slot is None or self.slot.activity is Activity.CANNOT_BOOT else self.slot.text
@@ -119,17 +118,10 @@ class Death:
 def how_it_died(process: ProcessFacts) -> str:
     """ "was killed by SIGKILL", "exited with code 1": for people."""
     if process.signal is not None:
-        return f"was killed by {_name_of(process.signal)}"
+        return f"was killed by {process.signal_name}"
     if process.exit_code is not None:
         return f"exited with code {process.exit_code}"
     return "died in a way that was not told"
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 class OomWatch:
