@@ -1,11 +1,12 @@
-"""Client: parameter types of the commands, and JSON and instants as a shell gives them."""
+"""Client: options and parameter types of the commands, and JSON and instants as a shell gives them."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +14,19 @@ from qml_mp.core.job import check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.units import parse_duration
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def with_options(*options: Callable[..., Any]) -> Callable[[_Command], _Command]:
+    """Decorator: these options and arguments of click, in this order."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def as_duration(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:

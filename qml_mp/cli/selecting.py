@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qml_mp.cli.arguments import name_of, parse_instant
+from qml_mp.cli.arguments import name_of, parse_instant, with_options
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
@@ -69,7 +69,7 @@ def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _
     """Decorator: `--state` (of these), `--queue`, `--method`, `--error`, `--since`, `--until` and
     `--kind`, for `Wanted.of`."""
     names = [str(state) for state in states]
-    options = (
+    return with_options(
         click.option(
             "--state", "states", multiple=True, type=click.Choice(names), metavar="STATE",
             help=f"Only jobs in this state ({', '.join(names)}); may be repeated.",
@@ -88,13 +88,6 @@ def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _
             "--kind", metavar="KIND", help="Only failures of this kind, as `jobs errors --json` names it.",
         ),
     )  # fmt: skip
-
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def _as_since(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qml_mp.cli.arguments import as_duration, as_job_ids
+from qml_mp.cli.arguments import as_duration, as_job_ids, with_options
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.bulk import Asked, change_many
 from qml_mp.cli.output import json_option, note, print_json, say, unheard
@@ -29,7 +29,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def _changes(change: BulkChange) -> Callable[[_Command], _Command]:
     """Decorator: what the three commands take."""
-    options = (
+    return with_options(
         click.argument("job_ids", metavar="[ID]…", nargs=-1, callback=as_job_ids),
         selecting((*change.states, *({StateName.PROCESSING} - set(change.states)))),
         click.option("--all", "everything", is_flag=True, help="All jobs, but for what other options say."),
@@ -41,13 +41,6 @@ def _changes(change: BulkChange) -> Callable[[_Command], _Command]:
         ),
         json_option,
     )  # fmt: skip
-
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.command(cls=Command)

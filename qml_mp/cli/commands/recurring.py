@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
-from qml_mp.cli.arguments import read_payload
+from qml_mp.cli.arguments import read_payload, with_options
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import (
@@ -71,12 +71,6 @@ _POLICIES = (
 _WHOLE_ID = 48
 """An id of so many characters is shown in full: it fits in 80, with the next firing."""
 _QUOTE_IT = 'Quote an expression of several fields: "0 9 * * MON-FRI".'
-
-
-def _policies(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_POLICIES):
-        command = option(command)
-    return command
 
 
 @click.group(cls=Group)
@@ -156,7 +150,7 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
     "--payload", metavar="JSON|-", help="The whole payload of each job as JSON; - reads it from stdin."
 )
 @click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
-@_policies
+@with_options(*_POLICIES)
 @pass_session
 def add(
     session: Session,

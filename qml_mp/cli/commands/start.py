@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qml_mp.cli.arguments import as_duration
+from qml_mp.cli.arguments import as_duration, with_options
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.early_stop import stop_early_when_told
 from qml_mp.embedding.log import StderrHandler
@@ -73,14 +73,8 @@ _FLAGS = (
 )  # fmt: skip
 
 
-def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
-    for flag in reversed(_FLAGS):
-        command = flag(command)
-    return command
-
-
 @click.command(cls=Command)
-@_with_flags
+@with_options(*_FLAGS)
 @click.option(
     "--reload", "watch", is_flag=True, help="For development: take over new code when a file changes."
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from qml_mp.cli.arguments import with_options
 from qml_mp.cli.output import note
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import ConfigurationError
@@ -29,14 +29,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command(cls=Command)
-@_with_options
+@with_options(*_OPTIONS)
 @pass_session
 def web(
     session: Session,
