@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.clock import iso
@@ -216,6 +216,23 @@ class RecurringJob:
     def source(self) -> str:
         """Who made it: "code", "person" (or a call), "unknown"."""
         return "person" if self.app is None else "unknown" if self.app == UNKNOWN_APP else "code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What storage did to follow the recurring templates of the code, as ids of templates."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    refused: Mapping[str, str | None]
+    """Left alone, because of another app, or of a person (None)."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Id to whom they were of: the app of the same "module:attribute" in another folder."""
+    over: tuple[str, ...] = ()
+    """Switched on, and never fire again."""
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """Left alone, because this machine does not know the zone, which is told."""
 
 
 def firings_to_correct(

@@ -7,12 +7,13 @@ never a payload or a result. `Event` is all of them, for a `match` that typing h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.answers import ReloadedCode
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
+from qml_mp.core.recurring import Followed
 from qml_mp.core.state import StateName
 
 # Jobs
@@ -112,18 +113,11 @@ class TemplateFired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatesFollowed:
-    """Storage has followed the recurring templates of the code; their ids. Those refused are another app's
-    or a person's (None); those kept and those taken over are of the same "module:attribute" in another
-    folder. Those that are over never fire again; of those lacking, this machine does not know the zone."""
+    """Storage has followed the recurring templates of the code."""
 
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    refused: Mapping[str, str | None]
+    followed: Followed
     kept: Mapping[str, str | None]
-    taken: Mapping[str, str] = field(default_factory=dict)
-    over: tuple[str, ...] = ()
-    lacking: Mapping[str, str] = field(default_factory=dict)
+    """Id to owner of those of the same "module:attribute" in another folder, which stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

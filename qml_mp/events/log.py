@@ -172,7 +172,7 @@ def _traceback_of(error: ErrorInfo | None) -> str:
 
 def _log_followed(event: facts.TemplatesFollowed) -> None:
     """ "recurring: +two ~digest -old"."""
-    signs = (("+", event.added), ("~", event.changed), ("-", event.removed))
+    signs = (("+", event.followed.added), ("~", event.followed.changed), ("-", event.followed.removed))
     changes = " ".join(f"{sign}{each}" for sign, ids in signs for each in ids)
     if changes:
         logger.info("recurring: %s", changes)
@@ -184,18 +184,18 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
             template_id,
             owner,
         )
-    for template_id, former in event.taken.items():
+    for template_id, former in event.followed.taken.items():
         logger.info(
             "Recurring template %s was declared by %s and is this app's now. If that is another app and no "
             "older release of this one, give each a QmlApp(name=...), or they take it from each other",
             template_id,
             former,
         )
-    for template_id in event.over:
+    for template_id in event.followed.over:
         logger.info("Recurring template %s never fires again: its last firing has passed", template_id)
-    for template_id, zone in event.lacking.items():
+    for template_id, zone in event.followed.lacking.items():
         logger.warning("Recurring template %s: %s", template_id, zone_trouble(zone))
-    for template_id, owner in event.refused.items():
+    for template_id, owner in event.followed.refused.items():
         logger.error(
             "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "
             "stored one with `qml-mp recurring remove`: that of the code is stored some seconds later",

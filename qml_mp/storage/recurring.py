@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
-from qml_mp.core.recurring import RecurringJob, firings_to_correct, is_of
+from qml_mp.core.recurring import Followed, RecurringJob, firings_to_correct, is_of
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import (
@@ -28,7 +28,7 @@ from qml_mp.storage.firings import (
 from qml_mp.storage.redeclared import declared_values, is_over, may_replace, redeclared
 from qml_mp.storage.rows import Row, template_of, text_of
 from qml_mp.storage.storable import storable_reason
-from qml_mp.storage.values import Fired, Followed
+from qml_mp.storage.values import Fired
 
 logger = logging.getLogger(__name__)
 

@@ -134,23 +134,6 @@ class Fired:
     were tried last; they are due still."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Followed:
-    """What `follow_code` did, as ids of templates."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    refused: Mapping[str, str | None]
-    """Left alone, because of another app, or of a person (None)."""
-    taken: Mapping[str, str] = field(default_factory=dict)
-    """Id to whom they were of: the app of the same "module:attribute" in another folder."""
-    over: tuple[str, ...] = ()
-    """Switched on, and never fire again."""
-    lacking: Mapping[str, str] = field(default_factory=dict)
-    """Left alone, because this machine does not know the zone, which is told."""
-
-
 FAILED_STATES: Final = (StateName.AWAITING_RETRY, StateName.FAILED)
 """Of jobs whose failures are grouped by kind."""
 

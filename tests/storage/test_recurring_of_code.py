@@ -9,10 +9,9 @@ from functools import partial
 
 import pytest
 
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.recurring import Followed, RecurringJob
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Followed
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children, open_patiently
 

@@ -21,6 +21,7 @@ from qml_mp.core.outcome import (
     Release,
     Retry,
 )
+from qml_mp.core.recurring import Followed
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.claims import ended
@@ -165,6 +166,7 @@ KILLED = WorkerStopped(
     was_orderly=False,
 )
 REFUSED = StorageUnavailable("refused")
+NOTHING = Followed(added=(), changed=(), removed=(), refused={})
 
 
 @pytest.mark.parametrize(
@@ -197,41 +199,39 @@ REFUSED = StorageUnavailable("refused")
             "Recurring template t has fired: job j (f) is enqueued",
         ),
         (
-            TemplatesFollowed(added=("two",), changed=("digest",), removed=("old",), refused={}, kept={}),
+            TemplatesFollowed(
+                followed=Followed(added=("two",), changed=("digest",), removed=("old",), refused={}), kept={}
+            ),
             "INFO",
             "recurring: +two ~digest -old",
         ),
         (
-            TemplatesFollowed(added=(), changed=(), removed=(), refused={}, kept={}, over=("once",)),
+            TemplatesFollowed(followed=replace(NOTHING, over=("once",)), kept={}),
             "INFO",
             "Recurring template once never fires again: its last firing has passed",
         ),
         (
-            TemplatesFollowed(
-                added=(), changed=(), removed=(), refused={}, kept={}, lacking={"two": "Europe/Berlni"}
-            ),
+            TemplatesFollowed(followed=replace(NOTHING, lacking={"two": "Europe/Berlni"}), kept={}),
             "WARNING",
             "Recurring template two: the zone 'Europe/Berlni' is not known here, so that it fires only on "
             "machines that know it. Did you mean Europe/Berlin?",
         ),
         (
-            TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}, kept={}),
+            TemplatesFollowed(followed=replace(NOTHING, refused={"digest": "shop"}), kept={}),
             "ERROR",
             "Recurring template digest is left as the app shop has made it. Give that of the code another "
             "id=, or end the stored one with `qml-mp recurring remove`: that of the code is stored some "
             "seconds later",
         ),
         (
-            TemplatesFollowed(added=(), changed=(), removed=(), refused={}, kept={"old": "tasks:app in /1"}),
+            TemplatesFollowed(followed=NOTHING, kept={"old": "tasks:app in /1"}),
             "INFO",
             "Recurring template old stays, which tasks:app in /1 has declared and this code does not. If "
             "that is an older release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) "
             "spares you that; if it is another app, the template is in use: give each app a name",
         ),
         (
-            TemplatesFollowed(
-                added=(), changed=(), removed=(), refused={}, kept={}, taken={"digest": "tasks:app in /1"}
-            ),
+            TemplatesFollowed(followed=replace(NOTHING, taken={"digest": "tasks:app in /1"}), kept={}),
             "INFO",
             "Recurring template digest was declared by tasks:app in /1 and is this app's now. If that is "
             "another app and no older release of this one, give each a QmlApp(name=...), or they take it "

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.child.source import AppFacts
-from qml_mp.core.recurring import RecurringJob, is_of
+from qml_mp.core.recurring import Followed, RecurringJob, is_of
 from qml_mp.events.facts import TemplatesFollowed
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Followed
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
 from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
 from qml_mp.supervisor.run import Run
@@ -183,18 +182,7 @@ class DeclarationsLoop(Loop):
             self._refused = {**still, **followed.refused}
 
     def _tell(self, followed: Followed, kept: Mapping[str, str | None]) -> None:
-        self._run.events.emit(
-            TemplatesFollowed(
-                added=followed.added,
-                changed=followed.changed,
-                removed=followed.removed,
-                refused=followed.refused,
-                kept=kept,
-                taken=followed.taken,
-                over=followed.over,
-                lacking=followed.lacking,
-            )
-        )
+        self._run.events.emit(TemplatesFollowed(followed=followed, kept=kept))
 
 
 def _not_declared(storage: Storage, facts: AppFacts) -> list[RecurringJob]:
