@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from qml_mp import host
 from qml_mp.child.import_errors import files_in_error, files_of_user, import_error_text
@@ -103,7 +103,7 @@ class PickledProgram:
     """
 
     data: bytes = field(repr=False)
-    label: str = "notebook"
+    label: ClassVar[str] = "notebook"
 
     def load(self) -> Program:
         """Make the program anew. Raises whatever the modules raise that it needs. Once in each worker."""

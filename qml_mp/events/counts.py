@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from qml_mp.core.history import MOST_NAMES, OTHER
-from qml_mp.events.facts import ClaimLost, Event, StorageLost, TemplateFired, TryFailed, WorkerStopped
+from qml_mp.events.facts import ClaimLost, Event, TemplateFired, TryFailed, WorkerStopped
 
 
 class EventCounts:
@@ -25,7 +25,7 @@ class EventCounts:
         match event:
             case WorkerStopped(cause=cause):
                 self.deaths[cause] += 1
-            case StorageLost() | TryFailed():
+            case TryFailed():
                 self.storage_errors += 1
             case ClaimLost():
                 self.lost_claims += 1

@@ -13,13 +13,14 @@ from qml_mp.settings import MOST_WORKERS
 
 _LOST_CLAIMS, _STORAGE_ERRORS, _WORDS = 0, 1, 2
 _WORD_BYTES = 8
+_RECORDS = 2 * MOST_WORKERS
 
 
 class TroubleTable:
     """The mapping with all records. Made before the first fork; freed with the last process."""
 
-    def __init__(self, capacity: int = 2 * MOST_WORKERS) -> None:
-        self._words = memoryview(mmap.mmap(-1, capacity * _WORDS * _WORD_BYTES)).cast("Q")
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, _RECORDS * _WORDS * _WORD_BYTES)).cast("Q")
 
     @property
     def lost_claims(self) -> int:

@@ -136,8 +136,6 @@ class Site:
         address = prefix_of(request) + quote(here) + (f"?{query}" if query else "")
         return {
             "site": self,
-            "request": request,
-            "here": here,
             "address": address,
             "page_token": request.scope.get("qml_mp.token", ""),
             "token_field": TOKEN_FIELD,

@@ -81,7 +81,7 @@ def mount_of(path: str, *, mounts: Path = _MOUNTS) -> Mount | None:
     return found
 
 
-def device_of(path: str, *, mounts: Path = _MOUNTS) -> tuple[int, int] | None:
+def device_of(path: str) -> tuple[int, int] | None:
     """Major and minor number of the file system that a file is on, links followed, as locks are shown with
     them; None where it is not told. On some (btrfs, overlay) they are not those of the file itself.
     """
@@ -92,7 +92,7 @@ def device_of(path: str, *, mounts: Path = _MOUNTS) -> tuple[int, int] | None:
         return None
     try:
         shown = Path(f"/proc/self/fdinfo/{folder}").read_text()
-        lines = mounts.read_bytes().split(b"\n")
+        lines = _MOUNTS.read_bytes().split(b"\n")
     except OSError:
         return None
     finally:

@@ -125,7 +125,6 @@ def _question(
         counts=counts,
         meant=sum(counts.values()),
         some=_some(site, wanted),
-        done_words=wanted.change.done,
         wrong=wrong,
     )
 
