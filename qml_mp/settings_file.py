@@ -30,7 +30,7 @@ class SettingsFile:
     values: Mapping[str, object]
 
 
-def nearest_file(directory: str | None = None) -> SettingsFile | None:
+def nearest_file(directory: str | None) -> SettingsFile | None:
     """The file of the first directory upwards from this one (None: from the current one) that has one; a
     pyproject.toml without our table is none. `os.path` sees none in a directory that may not be entered,
     where `Path.is_file` raises."""

@@ -151,7 +151,7 @@ def load_app_spec(flag: str | None, *, directory: str | None = None) -> str | No
     return spec
 
 
-def file_that_names_app(flag: str | None, *, directory: str | None = None) -> Path | None:
+def file_that_names_app(flag: str | None, *, directory: str | None) -> Path | None:
     """The settings file from which `load_app_spec` has the app; None: from elsewhere, or nobody says."""
     if flag is not None or os.environ.get("QML_MP_APP"):
         return None

@@ -34,9 +34,7 @@ _set_handler: Callable[[int, int | Callable[[int, object], None]], object] = _si
 _set_mask: Callable[[int, Collection[int]], set[int]] = _signal.pthread_sigmask
 
 
-def prologue(
-    *, own_fds: Collection[int], keep_fds: Collection[int], die_with_parent: int | None = None
-) -> None:
+def prologue(*, own_fds: Collection[int], keep_fds: Collection[int], die_with_parent: int | None) -> None:
     """Cut what ties this process to its parent. The descriptors in `keep_fds` stay open.
 
     `own_fds` are the supervisor's: they are closed. Pipes and sockets of a host are replaced by the null

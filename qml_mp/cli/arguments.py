@@ -49,7 +49,7 @@ def as_job_ids(_ctx: click.Context, _parameter: click.Parameter, value: tuple[st
     return tuple(dict.fromkeys(check_job_id(job_id) for job_id in value))
 
 
-def read_payload(option: str | None, pairs: Sequence[str] = ()) -> JsonValue:
+def read_payload(option: str | None, pairs: Sequence[str]) -> JsonValue:
     """The payload of `--payload` (JSON, or "-" for stdin) or of key=value arguments; {} without either.
 
     Raises `InvalidJob` for what is not JSON, `click.UsageError` for what is no argument.

@@ -39,8 +39,8 @@ def run_server(
     app_spec: str,
     url_flag: str | None,
     config_flags: Mapping[str, object],
-    burst: timedelta | None = None,
-    watch: bool = False,
+    burst: timedelta | None,
+    watch: bool,
 ) -> int:
     """Run a server until it is told to stop; 0, or 6 when jobs were killed at the deadline.
 

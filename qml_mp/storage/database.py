@@ -202,7 +202,7 @@ class Part:
         """The rows of a query that only reads, each as a value of ours."""
         return [reader(row, self._db.instant) for row in self._db.read(what, query, values)]
 
-    def _delete_old(self, what: str, *, any_old: str | None, query: str, values: Values = NO_VALUES) -> int:
+    def _delete_old(self, what: str, *, any_old: str | None, query: str, values: Values) -> int:
         """Delete what is too old to be kept; how many rows. `any_old` gives a row if the query would hit any:
         with one writer nobody waits for that look, and mostly it is all. None: there are several."""
         if any_old is not None and not self._db.read(what, any_old, values):

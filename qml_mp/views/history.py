@@ -35,9 +35,7 @@ class HistoryView:
         return sum(point.count(*endings) for point in self.points)
 
 
-def view_history(
-    storage: Storage, span: timedelta, *, queue: str | None = None, method: str | None = None
-) -> HistoryView:
+def view_history(storage: Storage, span: timedelta, *, queue: str | None, method: str | None) -> HistoryView:
     """The range of this length up to now; of a queue, a method, or a method in a queue alone."""
     now, step = storage.now(), step_of(span)
     until = floor_to(step, now) + step

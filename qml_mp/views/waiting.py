@@ -63,7 +63,7 @@ def waiting_in_words(
         yield f"{told} for method {line.method}, {of_queue}"
 
 
-def jobs_in_words(count: int, *, at_least: bool = False) -> str:
+def jobs_in_words(count: int, *, at_least: bool) -> str:
     """ "1 job waits", "at least 1000 jobs wait"."""
     return f"{_jobs(count, at_least=at_least)} {'waits' if count == 1 else 'wait'}"
 

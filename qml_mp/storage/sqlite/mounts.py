@@ -65,7 +65,7 @@ def caveats_of(path: str, *, mounts: Path = _MOUNTS) -> Iterator[str]:
         )
 
 
-def mount_of(path: str, *, mounts: Path = _MOUNTS) -> Mount | None:
+def mount_of(path: str, *, mounts: Path) -> Mount | None:
     """The mount that a file is on, links followed; None where it is not told (not Linux, no /proc)."""
     real = os.path.realpath(path)
     try:

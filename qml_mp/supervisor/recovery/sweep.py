@@ -150,7 +150,7 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
 
 
 def all_proved_dead(
-    workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S, is_told: bool = False
+    workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S, is_told: bool
 ) -> bool:
     """Kill what lives of these workers, with their groups, and wait for the proof. They are those of a server
     whose process was seen from here, or is proved dead. `is_told`: the log has it already that they are
