@@ -136,6 +136,8 @@ class Fired:
 
 FAILED_STATES: Final = (StateName.AWAITING_RETRY, StateName.FAILED)
 """Of jobs whose failures are grouped by kind."""
+FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
+"""The column that has the instant of the newest failure, by these states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

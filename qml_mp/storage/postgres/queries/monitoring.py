@@ -9,9 +9,8 @@ from qml_mp.storage.postgres.queries.common import GROUP, JOB, KNOWN, METHOD_NAM
 from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.values import HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
+from qml_mp.storage.values import FAILED_AT, HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
 
-_FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
     SELECT last_error_key AS kind, count(*) AS jobs, max({failed_at}) AS last_at
     FROM {{s}}.jobs WHERE state = '{state}' AND {filter} GROUP BY last_error_key
@@ -28,7 +27,7 @@ def _failure_kinds(where: JobFilter) -> str:
     Rows that another program has written have no key."""
     parts, newest = [], []
     for state in where.each_state():
-        of_state = {"state": state, "failed_at": _FAILED_AT[state], "filter": asked_for(where)}
+        of_state = {"state": state, "failed_at": FAILED_AT[state], "filter": asked_for(where)}
         parts.append(_FAILURES.format(**of_state))
         newest.append(_NEWEST.format(**of_state, is_the_kind="= kinds.kind"))
         newest.append(_NEWEST.format(**of_state, is_the_kind="IS NULL AND kinds.kind IS NULL"))
@@ -103,7 +102,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
     Rows that another program has written have no key, which is in no range of others."""
     keys, counted = [], []
     for state in where.each_state():
-        of_state = {"state": state, "failed_at": _FAILED_AT[state]}
+        of_state = {"state": state, "failed_at": FAILED_AT[state]}
         ended = "finished_at IS NOT NULL" if state is StateName.FAILED else "finished_at IS NULL"
         keys.append(_KEYS.format(**of_state))
         of_key = _OF_KEY.format(**of_state, ended=ended, is_the_kind=f"= keys_{state}.kind")
@@ -112,8 +111,8 @@ def _failure_kinds_among(where: JobFilter) -> str:
         counted.append(f"""
             SELECT NULL, (SELECT count(*) FROM (SELECT {keyless} LIMIT %(most)s) AS counted_few),
                    newest.id, newest.last_at
-            FROM (SELECT id, {_FAILED_AT[state]} AS last_at {keyless}
-                  ORDER BY {_FAILED_AT[state]} DESC LIMIT 1) AS newest
+            FROM (SELECT id, {FAILED_AT[state]} AS last_at {keyless}
+                  ORDER BY {FAILED_AT[state]} DESC LIMIT 1) AS newest
         """)
     return f"""
         WITH RECURSIVE {", ".join(keys)}, part AS MATERIALIZED (

@@ -25,6 +25,13 @@ KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:met
 SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
 """Of the queues that were asked for."""
 
+FREE: Final = """
+    method IN (SELECT value FROM json_each(:methods))
+    AND (due_at <= :now
+         OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
+"""
+"""Of callbacks of failures and of lost attempts: those that are due, or whose taker is there no more."""
+
 HOLDS_BACK: Final = "(paused OR max_running IS NOT NULL OR rate IS NOT NULL)"
 """Whether a row of `qml_limits` does. One that does not keeps the turn of a rate that was ended."""
 

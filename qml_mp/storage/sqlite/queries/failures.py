@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.sqlite.queries.common import FREE
 from qml_mp.storage.telling_queries import FailureQueries
 
-_FREE: Final = """
-    method IN (SELECT value FROM json_each(:methods))
-    AND (due_at <= :now
-         OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
-"""
 _WANTED: Final = """
     EXISTS (SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method AND hook.calls)
 """
@@ -40,10 +36,10 @@ FAILURES: Final = FailureQueries(
         SELECT id, claim_seq, method, :now FROM qml_jobs
         WHERE id IN (SELECT value FROM json_each(:ids)) AND +state = 'failed' AND {_WANTED}
     """,
-    due=f"SELECT 1 FROM qml_failure_callbacks WHERE {_FREE} LIMIT 1",
+    due=f"SELECT 1 FROM qml_failure_callbacks WHERE {FREE} LIMIT 1",
     take=f"""
         UPDATE qml_failure_callbacks SET tries = tries + 1, taken_by = :worker_id, due_at = :now + :lease
-        WHERE rowid = (SELECT rowid FROM qml_failure_callbacks WHERE {_FREE} ORDER BY due_at LIMIT 1)
+        WHERE rowid = (SELECT rowid FROM qml_failure_callbacks WHERE {FREE} ORDER BY due_at LIMIT 1)
           AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
         RETURNING job_id, claim_seq, tries
     """,

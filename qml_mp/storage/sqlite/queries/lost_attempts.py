@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.sqlite.queries.common import FREE
 from qml_mp.storage.telling_queries import LostAttemptQueries
 
-_FREE: Final = """
-    method IN (SELECT value FROM json_each(:methods))
-    AND (due_at <= :now
-         OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
-"""
 _OLD: Final = "ended_at < :now - 86400000000"
 
 LOST_ATTEMPTS: Final = LostAttemptQueries(
@@ -20,11 +16,11 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         SELECT :id, :claim_seq, method, :facts, :now, :now FROM qml_failure_hooks
         WHERE method = :method AND traces
     """,
-    due=f"SELECT 1 FROM qml_lost_attempts WHERE {_FREE} LIMIT 1",
+    due=f"SELECT 1 FROM qml_lost_attempts WHERE {FREE} LIMIT 1",
     take=f"""
         UPDATE qml_lost_attempts SET tries = tries + 1, taken_by = :worker_id,
           due_at = :now + :lease * (1 << MIN(tries, 10)) -- of a minute, 17 hours
-        WHERE rowid IN (SELECT rowid FROM qml_lost_attempts WHERE {_FREE} ORDER BY due_at LIMIT :limit)
+        WHERE rowid IN (SELECT rowid FROM qml_lost_attempts WHERE {FREE} ORDER BY due_at LIMIT :limit)
           AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
         RETURNING job_id, claim_seq, facts, ended_at
     """,

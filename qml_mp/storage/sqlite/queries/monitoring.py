@@ -17,7 +17,7 @@ from qml_mp.storage.sqlite.queries.common import (
     SERVED,
     asked_for,
 )
-from qml_mp.storage.values import HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
+from qml_mp.storage.values import FAILED_AT, HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
@@ -34,7 +34,6 @@ _DUE: Final = f"""
     WHERE {_WAITING} AND run_at <= :now AND {SERVED} AND {KNOWN} AND {_NOT_PAUSED}
 """
 
-_FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
     SELECT last_error_key AS kind, count(*) AS jobs, max({failed_at}) AS last_at, rowid AS place
     FROM qml_jobs INDEXED BY qml_jobs_failures
@@ -48,7 +47,7 @@ def _failure_kinds(where: JobFilter) -> str:
     they are looked at. `rowid` is that of the row with the `max`. Rows that another program has written have
     no key."""
     parts = " UNION ALL ".join(
-        _FAILURES.format(state=state, failed_at=_FAILED_AT[state], filter=asked_for(where))
+        _FAILURES.format(state=state, failed_at=FAILED_AT[state], filter=asked_for(where))
         for state in where.each_state()
     )
     return f"""
@@ -91,7 +90,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
     CROSS, which keeps SQLite from reading all jobs of the method instead."""
     keys, counted = [], []
     for state in where.each_state():
-        of_state = {"state": state, "failed_at": _FAILED_AT[state]}
+        of_state = {"state": state, "failed_at": FAILED_AT[state]}
         ended = "true" if state is StateName.FAILED else "finished_at IS NULL"
         keys.append(_KEYS.format(**of_state))
         counted.append(_COUNTED.format(**of_state, of_key=_OF_KEY.format(**of_state, ended=ended)))
