@@ -10,7 +10,7 @@ the first is the one that the navigation leads to, and stands in the list of `we
 
     def queues(request: Request) -> Response:  # not async: it runs in a thread
         site = site_of(request)
-        views = site.reads.get("queues", lambda: view_queues(site.storage), statements=2)
+        views = site.reads.get("queue views", lambda: view_queues(site.storage), statements=2)
         return site.page(request, "queues.html", queues=views)
 
     def pause(request: Request) -> Response:
