@@ -18,9 +18,9 @@ from qml_mp.web.charts import bar_chart
 from qml_mp.web.pages.history import last_hour
 from qml_mp.web.site import Site, site_of
 
-_MOST_COUNTED = 1000
+MOST_COUNTED = 1000
 """Of each state, queue, method and kind: to tell more apart would cost what the storage is full."""
-_MOST_OF_METHOD = 100
+MOST_OF_METHOD = 100
 """Of each method of a queue, whose rows have to be read for it."""
 _MOST_FAILURES = 6
 _MOST_WORKERS = 12
@@ -40,22 +40,22 @@ def overview(request: Request) -> Response:
         busy=lambda servers: _busy(servers)[:_MOST_WORKERS],
         busy_count=lambda servers: len(_busy(servers)),
         states=StateName,
-        most=_MOST_COUNTED,
+        most=MOST_COUNTED,
     )
 
 
 def _snapshot(site: Site) -> Snapshot:
     storage, reads, servers = site.storage, site.reads, site.servers()
-    counts = reads.get("counts", lambda: storage.job_counts(among=_MOST_COUNTED), every_s=2.0)
+    counts = reads.get("counts", lambda: storage.job_counts(among=MOST_COUNTED), every_s=2.0)
     return Snapshot(
         counts={str(state): count for state, count in counts.items()},
         queues=reads.get(
-            "queues", lambda: view_queues(storage, servers, among=_MOST_COUNTED), statements=2, every_s=3.0
+            "queues", lambda: view_queues(storage, servers, among=MOST_COUNTED), statements=2, every_s=3.0
         ),
         servers=servers,
-        methods=reads.get("methods", lambda: storage.method_stats(among=_MOST_OF_METHOD), every_s=6.0),
-        most=_MOST_OF_METHOD,
-        most_of_queue=_MOST_COUNTED,
+        methods=reads.get("methods", lambda: storage.method_stats(among=MOST_OF_METHOD), every_s=6.0),
+        most=MOST_OF_METHOD,
+        most_of_queue=MOST_COUNTED,
     )
 
 
@@ -67,7 +67,7 @@ def _failures(site: Site) -> list[FailureLine]:
     """The kinds whose newest failure is the newest."""
     kinds = site.reads.get(
         "failure kinds",
-        lambda: site.storage.failure_kinds(limit=_MOST_FAILURES, among=_MOST_COUNTED, newest_first=True),
+        lambda: site.storage.failure_kinds(limit=_MOST_FAILURES, among=MOST_COUNTED, newest_first=True),
         every_s=5.0,
     )
     return [FailureLine.of(kind) for kind in kinds]

@@ -20,12 +20,8 @@ from qml_mp.units import is_whole_number
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
 from qml_mp.views.servers import ServerView, able_servers
 from qml_mp.web.audit import note
+from qml_mp.web.pages.overview import MOST_COUNTED, MOST_OF_METHOD
 from qml_mp.web.site import Site, site_of
-
-_MOST_COUNTED = 1000
-"""Of a method that waits: to tell more apart would cost what the backlog is long."""
-_MOST_OF_METHOD = 100
-"""Of each method of a queue, whose rows have to be read for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +89,8 @@ def queues(request: Request) -> Response:
         "queues.html",
         read=lambda: _read(site),
         words=limit_in_words,
-        most_counted=_MOST_COUNTED,
-        most_of_method=_MOST_OF_METHOD,
+        most_counted=MOST_COUNTED,
+        most_of_method=MOST_OF_METHOD,
     )
 
 
@@ -137,7 +133,7 @@ def _read(site: Site) -> QueuesPage:
 
 
 def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
-    views = {view.stats.name: view for view in view_queues(storage, servers, among=_MOST_COUNTED)}
+    views = {view.stats.name: view for view in view_queues(storage, servers, among=MOST_COUNTED)}
     able = able_servers(servers)
     for name in {name for server in able for name in server.queues} - views.keys():
         views[name] = QueueView(
@@ -149,7 +145,7 @@ def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
     of_queues = {each.limit.name: each for each in standings if is_queue(each)}
     return QueuesPage(
         lines=[QueueLine(view=view, standing=of_queues.get(name)) for name, view in sorted(views.items())],
-        waiting=sorted(storage.method_stats(among=_MOST_OF_METHOD), key=lambda each: -each.enqueued),
+        waiting=sorted(storage.method_stats(among=MOST_OF_METHOD), key=lambda each: -each.enqueued),
         methods=[each for each in standings if not is_queue(each)],
     )
 
