@@ -90,7 +90,7 @@ class QmlApp(Gathering, OnePerProcess):
 
     @property
     def program(self) -> Program:
-        """What a server runs of this app."""
+        """What a server runs of this app, as it is when the server starts."""
         declared = [function.queue for function in self._functions.values()]
         of_templates = [template.queue for template in self._recurring.values()]
         return replace(
@@ -100,7 +100,7 @@ class QmlApp(Gathering, OnePerProcess):
             recurring=tuple(self._recurring.values()),
             queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
-        )
+        ).of_app(lambda: self.program)
 
     def on_failure(self, hook: FailureHook) -> FailureHook:
         """Decorator: a worker calls `hook(job, error)` for each job of the app that failed for good, also

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -40,13 +41,13 @@ class BackgroundJobServer:
     The settings are taken as they are; so are their queues, whatever the program declares. Of the storage,
     supervisor and workers open connections of their own, by its URL; that of the program is closed while they
     are started, and opened again by whoever uses it next, a job too.
-    `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute" of a
-    `QmlApp`, which is imported in the workers only; a module that the program has imported itself is in
-    memory, though, unless the server is a fresh interpreter, and a reload takes over no new code of it. A
-    name is needed to `start()` from a host with threads, or with an open connection of its own to the
-    SQLite file, because such a process cannot be forked safely; a host that was frozen into one program
-    has no interpreter to start then, and is refused. The keyword arguments go with a `WorkerRegistry` (an
-    app has its own); `middleware` replaces the default `TracingMiddleware`.
+    `program` is a `WorkerRegistry`, a `Program` (`app.program`: at each start, what is declared by then), or
+    the name "module:attribute" of a `QmlApp`, which is imported in the workers only; a module that the
+    program has imported itself is in memory, though, unless the server is a fresh interpreter, and a reload
+    takes over no new code of it. A name is needed to `start()` from a host with threads, or with an open
+    connection of its own to the SQLite file, because such a process cannot be forked safely; a host that was
+    frozen into one program has no interpreter to start then, and is refused. The keyword arguments go with a
+    `WorkerRegistry` (an app has its own); `middleware` replaces the default `TracingMiddleware`.
     Raises `ConfigurationError` when they come with anything else, and for any other `config`, `storage` or
     `program`.
     """
@@ -64,7 +65,7 @@ class BackgroundJobServer:
         _check_kinds(config, storage)
         self._config = config
         self._storage = storage
-        self._source = _source(program, retry_policy, middleware, on_state_change)
+        self._given = _source(program, retry_policy, middleware, on_state_change)
         self._running: RemoteSupervisor | None = None
         self._starting = threading.Lock()
         """Of several threads that start it one does, and the others are refused."""
@@ -167,6 +168,14 @@ class BackgroundJobServer:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
 
+    @property
+    def _source(self) -> ProgramSource:
+        """What is to run."""
+        if not isinstance(self._given, LoadedProgram) or self._given.program.newest is None:
+            return self._given
+        newest = self._given.program.newest()
+        return LoadedProgram(program=replace(newest))  # without the app itself, which need not be sent along
+
     def _refuse_one_too_many(self) -> None:
         if is_importing():
             raise ConfigurationError(
@@ -191,10 +200,11 @@ class BackgroundJobServer:
         has_one_thread = threads in (1, None)
         if has_one_thread and not self._storage.has_other_handles():
             return fork_supervisor(self._supervise)
-        if isinstance(self._source, NamedProgram) and not self._source.is_of_main:
-            return spawn_supervisor(self._config, self._storage.url, self._source)
-        if isinstance(self._source, LoadedProgram) and is_notebook():
-            return spawn_supervisor(self._config, self._storage.url, by_value(self._source.program))
+        source = self._source
+        if isinstance(source, NamedProgram) and not source.is_of_main:
+            return spawn_supervisor(self._config, self._storage.url, source)
+        if isinstance(source, LoadedProgram) and is_notebook():
+            return spawn_supervisor(self._config, self._storage.url, by_value(source.program))
         if has_one_thread:
             why = "this process has connections of its own (of sqlite3, SQLAlchemy and the like) to the file"
             remedy = "Close them and their cursors first (SQLAlchemy: engine.dispose()), or pass"

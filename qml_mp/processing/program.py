@@ -58,6 +58,9 @@ class Program:
     """Tells the app, once in each worker and before the first job, the URL of the storage that the
     worker takes jobs from, so that what jobs enqueue goes there too; its schema is there. None: there is no
     app."""
+    newest: Callable[[], Program] | None = field(default=None, init=False, compare=False, repr=False)
+    """What the app declares by now, which may be more than this. None: this is all that there is, as of one
+    that `replace` has made: what somebody has changed is theirs."""
 
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")
@@ -68,6 +71,11 @@ class Program:
             check_plain(self.on_state_change, what="on_state_change", takes="(change)")
         if self.tracing is not None:
             check_tracing(self.tracing)
+
+    def of_app(self, newest: Callable[[], Program]) -> Program:
+        """This very program, once it knows whom to ask for a newer one."""
+        object.__setattr__(self, "newest", newest)
+        return self
 
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one

@@ -18,10 +18,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from qml_mp import BackgroundJobServer, Job, QmlError, ServerAlreadyRunning, ServerConfig
+from qml_mp import (
+    BackgroundJobServer,
+    ErrorInfo,
+    Job,
+    QmlApp,
+    QmlError,
+    RetryPolicy,
+    ServerAlreadyRunning,
+    ServerConfig,
+)
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
@@ -385,6 +395,42 @@ def deployed(storage: Storage, folder: Path) -> Report:
         run_a_job(storage)
     storage.close()
     return {"workers": len(old)}
+
+
+def declaring(storage: Storage, folder: Path) -> Report:
+    """A program that makes its server first and declares what it has below it, in part once it has run."""
+    shop = QmlApp(storage.url, name="shop", retry_policy=RetryPolicy.none())
+    server = BackgroundJobServer(CONFIG, storage, shop.program)
+
+    def tell_another_way(_job: Job, _error: ErrorInfo) -> None:
+        (folder / "told").write_text("another way")
+
+    changed = BackgroundJobServer(CONFIG, storage, replace(shop.program, on_failure=tell_another_way))
+
+    @shop.job()
+    def fail() -> None:
+        raise ValueError
+
+    @shop.on_failure
+    def tell(_job: Job, error: ErrorInfo) -> None:
+        (folder / "told").write_text(error.type)
+
+    def run(server: BackgroundJobServer, *, told: str) -> list[str]:
+        """The ids of the templates while it runs."""
+        with server:
+            fail.enqueue()
+            path = folder / "told"
+            wait_until(lambda: path.exists() and path.read_text() == told, what=f"{told!r}")
+            return sorted(template.id for template in storage.list_recurring_jobs())
+
+    shop.recurring("@yearly", id="declared first")(fail)
+    first = run(server, told="ValueError")
+    shop.recurring("@yearly", id="declared since")(fail)
+    second = run(server, told="ValueError")
+    third = run(changed, told="another way")
+    shop.close()
+    storage.close()
+    return {"first": first, "second": second, "of what was changed": third}
 
 
 def error_of(server: BackgroundJobServer) -> list[object]:

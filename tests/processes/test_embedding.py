@@ -320,5 +320,16 @@ def test_a_handler_may_stop_the_server_that_is_being_started(report_of: ReportOf
     assert report_of("stopped_early") == {"running": [False, False], "handled": ["SIGUSR1", "SIGUSR2"]}
 
 
+def test_a_server_runs_what_its_app_declares_when_it_starts_and_not_when_it_was_made(
+    report_of: ReportOf,
+) -> None:
+    """Of a program that somebody has changed, nothing is taken anew."""
+    assert report_of("declaring") == {
+        "first": ["declared first"],
+        "second": ["declared first", "declared since"],
+        "of what was changed": [],
+    }
+
+
 def test_a_server_that_cannot_start_leaves_no_descriptor_in_its_host(report_of: ReportOf) -> None:
     assert report_of("never_started") == {"tries": 3, "leaves none open": True}

@@ -132,9 +132,11 @@ def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function
     assert run_cell("print(unit.enqueue().wait(60))") == "10\n"
     assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "2\n"  # what it was when the server began
 
+    assert run_cell('@app.recurring("@monthly")\ndef report() -> None: ...') == ""
     assert run_cell("server.stop(); server.start()") == ""
 
     assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "5\n"
+    assert [template.cron for template in storage.list_recurring_jobs()] == ["@monthly"]
     [server] = storage.list_servers()
     pid = int(run_cell("import os; print(os.getpid())"))
     check_refusals(run_cell)
