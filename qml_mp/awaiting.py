@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from qml_mp.core.job import Job
+from qml_mp.storage.connection import fork_guard
 from qml_mp.watch import Watch
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class Awaiting:
 
     def __init__(self, new_watch: Callable[..., Watch]) -> None:
         self._new_watch = new_watch
-        self._begin()
+        self.begin_in_child()
+        fork_guard().watch_other(self)
 
     def subscribe(self, job_ids: Iterable[str]) -> OfCoroutine:
         """For the coroutine that calls this."""
@@ -149,7 +151,7 @@ class Awaiting:
     def join(self, subscription: Subscription) -> None:
         """Begin to tell it."""
         if self._pid != os.getpid():
-            self._begin()  # the thread, and who waited for it, are the parent's
+            self.begin_in_child()  # forked in C, where nobody is told of it
         with self._lock:
             if self._bell is None:
                 self._start()
@@ -163,7 +165,8 @@ class Awaiting:
                 self._leaving.append(subscription)
                 self._ring()
 
-    def _begin(self) -> None:
+    def begin_in_child(self) -> None:
+        """The thread, and who waited for it, are the parent's."""
         self._pid = os.getpid()
         self._lock = threading.RLock()
         """Of what follows. A coroutine whose loop was closed leaves when it is collected: in any thread, and

@@ -15,6 +15,7 @@ from typing import Any
 from opentelemetry import trace
 
 from qml_mp.core.job import ClaimKey
+from qml_mp.storage.connection import fork_guard
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,15 @@ class Tracers:
     def __init__(self, provider: Provider) -> None:
         """None: the global one, whichever that is when a span begins."""
         self._given = provider
-        self._making = threading.Lock()
+        self.begin_in_child()
+        fork_guard().watch_other(self)
         self._made: tuple[int, trace.TracerProvider] | None = None
         """In which process, and what."""
         self._newest: tuple[trace.TracerProvider, trace.Tracer] | None = None
+
+    def begin_in_child(self) -> None:
+        """Another thread may have been making a provider when this process was forked."""
+        self._making = threading.Lock()
 
     def provider(self) -> trace.TracerProvider:
         """The provider of this process. Raises what the function raises that makes it."""
@@ -41,8 +47,6 @@ class Tracers:
             return given
         made, pid = self._made, os.getpid()
         if made is None or made[0] != pid:
-            if made is not None:
-                self._making = threading.Lock()  # another thread may have held it when this one was forked
             with self._making:
                 if self._made is None or self._made[0] != pid:
                     self._made = pid, given()

@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from qml_mp import failpoints
 from qml_mp.errors import StorageError
@@ -233,11 +233,20 @@ class ProcessConnection(ABC):
         """In a forked child: have no connection any more, and do nothing in the parent's name."""
 
 
+class OfOneProcess(Protocol):
+    """What has locks or threads, which are nobody's in a copy of the process."""
+
+    def begin_in_child(self) -> None:
+        """Runs in the child, before anything else does there: begin anew."""
+
+
 class ForkGuard:
-    """All connections of this process; each only as long as others hold it."""
+    """All connections of this process, and whatever else has to begin anew in its copies; each only as long
+    as others hold it."""
 
     def __init__(self) -> None:
         self._connections: weakref.WeakSet[ProcessConnection] = weakref.WeakSet()
+        self._others: weakref.WeakSet[OfOneProcess] = weakref.WeakSet()
         self.no_forks = threading.RLock()
         """While a thread holds it, the other threads of the process wait with their forks. Only for what
         is short and waits for nobody; never taken under the lock of a connection."""
@@ -249,6 +258,11 @@ class ForkGuard:
         """Have the connection called at each fork from now on."""
         with self.no_forks:
             self._connections.add(connection)
+
+    def watch_other(self, other: OfOneProcess) -> None:
+        """Have this called in each child from now on."""
+        with self.no_forks:
+            self._others.add(other)
 
     def close_all(self) -> None:
         """Close what nobody is using; each is opened again when it is used."""
@@ -269,6 +283,8 @@ class ForkGuard:
         self.no_forks = threading.RLock()
         for connection in list(self._connections):
             connection.leave_parents_handle()
+        for other in list(self._others):
+            other.begin_in_child()
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -102,6 +104,59 @@ def test_a_thread_whose_start_was_interrupted_closes_nothing_that_is_not_its_own
     assert type(told.get(timeout=PATIENCE_S)) is dict
     awaiting.leave(another)
     wait_until(lambda: not waiting_threads(), what="the end of the other thread")
+
+
+FORKS = """
+import os, sys, threading, time
+from qml_mp import QmlApp
+from qml_mp.awaiting import Awaiting, OfThread
+from qml_mp.core.job import new_job_id
+
+app = QmlApp("sqlite:///" + sys.argv[1])
+awaiting = app.enqueue("work").ends.awaiting
+
+def told():
+    id = new_job_id()
+    return OfThread(awaiting, [id]).next_ended(deadline=time.monotonic() + 20) == {id: None}
+
+is_paused, goes_on, all_told = threading.Event(), threading.Event(), []
+
+def slow(frame, event, _):  # one who has just found that the process is another one
+    if frame.f_code is Awaiting.begin_in_child.__code__ and awaiting._pid == os.getpid():
+        sys.settrace(None)
+        frame.f_trace = None
+        is_paused.set()
+        assert goes_on.wait(60)
+    return slow
+
+def first():
+    sys.settrace(slow)
+    all_told.append(told())
+    is_paused.set()
+
+assert told()
+pid = os.fork()
+if pid == 0:
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert is_paused.wait(60)
+    id = new_job_id()
+    second = OfThread(awaiting, [id])
+    goes_on.set()
+    thread.join()
+    all_told.append(second.next_ended(deadline=time.monotonic() + 20) == {id: None})
+    print(all_told, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+app.close()
+"""
+
+
+def test_threads_of_a_copy_of_the_process_that_wait_there_first_are_all_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKS, str(tmp_path / "jobs.db")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (run.stdout, run.stderr) == ("[True, True]\n", "")
 
 
 def waiting_threads() -> list[threading.Thread]:

@@ -277,6 +277,75 @@ def test_a_provider_that_a_function_makes_is_made_once(provider: TracerProvider)
     assert tracing.flush()
 
 
+FORKS = """
+import os, signal, sys, threading, time
+from opentelemetry.sdk.trace import TracerProvider
+from qml_mp.otel import OpenTelemetry
+from qml_mp.otel.tracers import Tracers
+
+made, making, goes_on = [], threading.Event(), threading.Event()
+
+def make_provider():
+    made.append(threading.get_ident())
+    making.set()
+    wait()
+    return TracerProvider()
+
+def wait():
+    assert goes_on.wait(60)
+
+def end_of_child(run):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # one that waits for ever dies of it
+        made.clear()
+        try:
+            run()
+        finally:
+            os._exit(len(made))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def open_one():
+    global wait
+    wait = lambda: None
+    tracing.open()
+
+def open_several():
+    def are_all_at_it():
+        while not all(is_at_it(sys._current_frames().get(each.ident)) for each in threads):
+            time.sleep(0.001)  # between two looks
+
+    def is_at_it(frame):
+        while frame is not None and frame.f_code is not Tracers.provider.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    global wait
+    wait = are_all_at_it
+    threads = [threading.Thread(target=tracing.open) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+tracing = OpenTelemetry(make_provider)
+first = threading.Thread(target=tracing.open)
+first.start()
+assert making.wait(60)
+while_made = end_of_child(open_one)
+goes_on.set()
+first.join()
+print(while_made, end_of_child(open_several), len(made))
+"""
+
+
+def test_a_copy_of_the_process_makes_one_provider_of_its_own_whatever_threads_are_about() -> None:
+    """Forked while another thread makes one, and where several threads need the first one of the copy."""
+    run = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=False)
+
+    assert (run.stdout, run.stderr) == ("1 1 1\n", "")
+
+
 def test_without_an_sdk_nothing_is_written_and_nothing_is_to_be_flushed(tmp_path: Path) -> None:
     tracing = OpenTelemetry(trace.NoOpTracerProvider())
     app = QmlApp(f"sqlite:///{tmp_path / 'jobs.db'}", tracing=tracing)
