@@ -14,24 +14,24 @@ import contextvars
 import logging
 import os
 import random
-import time
 import weakref
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from qml_mp.client import JobClient
-from qml_mp.clock import SystemClock, growing_pauses
+from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.new_job import with_changes
 from qml_mp.core.outcome import ErrorInfo, Outcome, Retry, Success, not_storable
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import Enqueued, StateName
 from qml_mp.errors import ConfigurationError, JobFailed, JobInterrupted, OutcomeRefused
+from qml_mp.inline_calls import Call, Calls
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.coroutines import away_from_loops
@@ -56,19 +56,7 @@ _MOST_BESIDES = 1000
 _MANY = 1000
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Call:
-    """One call of `enqueue` by nobody's job of its block, and all that comes of it."""
-
-    block: object
-    """The mark of the block."""
-    left: int = _MOST_BESIDES
-    """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
-    failures: dict[str, BaseException] = field(default_factory=dict)
-    """Why jobs have failed, by their ids, the first one first; until it is raised."""
-
-
-_running: contextvars.ContextVar[tuple[_Call, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
+_running: contextvars.ContextVar[tuple[Call, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
 """Of the jobs that have enqueued each other and wait for the newest, the call that each comes of: those of
 several apps may enqueue each other. A thread that is given a job's context has it too, as that of `aenqueue`
 is."""
@@ -105,7 +93,7 @@ class _Inline:
             rng=random.Random(),
             progress=_LastProgress(),
         )
-        self._mark = object()
+        self._calls = Calls()
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Enqueue the jobs and run all that there is; the ids that stand for them, in order.
@@ -117,56 +105,67 @@ class _Inline:
         def enqueue() -> list[str]:
             return self._storage.enqueue_many(map(_due_now, jobs), retention=self._retention)
 
-        return self.run_enqueued(enqueue)
+        return self.run_enqueued([job.id for job in jobs if isinstance(job, Job)], enqueue)
 
-    def run_enqueued(self, enqueue: Callable[[], list[str]]) -> list[str]:
-        """`run` for jobs that `enqueue` makes Enqueued; it gives their ids."""
-        return away_from_loops(self._run, enqueue)
+    def run_enqueued(self, job_ids: Sequence[str], enqueue: Callable[[], list[str]]) -> list[str]:
+        """`run` for jobs of these that `enqueue` makes Enqueued; it gives the ids that stand for them."""
+        return away_from_loops(partial(self._run, job_ids), enqueue)
 
-    def _run(self, enqueue: Callable[[], list[str]]) -> list[str]:
+    def _run(self, job_ids: Sequence[str], enqueue: Callable[[], list[str]]) -> list[str]:
         running = _running.get()
         if len(running) >= _DEEPEST:
             raise ConfigurationError(
                 f"Within app.inline(), jobs enqueue each other more than {_DEEPEST} deep. One that enqueues "
                 "itself again, even with a delay, never ends here: test what it enqueues with app.enqueued()."
             )
-        outer = next((call for call in running if call.block is self._mark), None)
-        call = outer or _Call(block=self._mark)
-        ids = enqueue()
-        call.left += len(ids)
-        self._run_all(call)
-        if not running:
-            self._wait_for_other_threads(ids)
-        failed = [job_id for job_id in call.failures if outer is None or job_id in ids]
-        failures = [call.failures.pop(job_id) for job_id in failed]
-        if failures and self._raises:
-            raise failures[0]
+        # The innermost: this thread may be running a job of another call.
+        outer = next((call for call in reversed(running) if call.block is self._calls), None)
+        call = outer or Call(block=self._calls, left=_MOST_BESIDES)
+        try:
+            at_work = self._calls.expect(call, job_ids, room=len(job_ids))
+            ids = enqueue()
+            # A job waits for none that was under way before: that may be itself, or wait for this one.
+            awaited = set(ids) - at_work if running else set(ids)
+            if outer is None:
+                call.job_ids |= awaited
+                awaited = call.job_ids  # with all that will come of them
+            self._run_all(call, awaited)
+            failures = self._calls.pop_failures(call, awaited)
+        finally:
+            if outer is None:
+                self._calls.forget(call)
+        for failure in failures:
+            if self._raises or isinstance(failure, _TooMany):
+                raise failure
         return ids
 
-    def _run_all(self, call: _Call) -> None:
-        """Run what can run until nothing is left."""
-        while True:
-            claim = self._storage.fetch_and_lock_job(self._fetch())
-            if claim is None:
-                if not self._storage.promote_due(limit=_MANY).count:
-                    return
-                continue
-            call.left -= 1
-            if call.left < 0:
-                self._storage.finish(claim, not_storable(_TooMany()), retention=self._retention)
-                raise _TooMany()
-            failure = self._run_one(claim, call)
-            if failure is not None:
-                call.failures[claim.job.id] = failure
+    def _run_all(self, call: Call, awaited: Collection[str]) -> None:
+        """Run what can run until nothing is left, and other threads have ended what is awaited."""
+        while (taken := self._calls.take(self._fetch, awaited, call=call)) is not None:
+            claim, of = taken
+            failure: BaseException | None = None
+            try:
+                failure = self._run_one(claim, of) if of.left >= 0 else self._refuse(claim)
+            finally:
+                self._calls.end(claim, failure)
 
-    def _run_one(self, claim: Claim, call: _Call) -> BaseException | None:
+    def _fetch(self) -> Claim | None:
+        fetch = Fetch(
+            worker_id="inline", server_id="inline", queues=(), methods=self._program.registry.methods()
+        )
+        while True:
+            claim = self._storage.fetch_and_lock_job(fetch)
+            if claim is not None or not self._storage.promote_due(limit=_MANY).count:
+                return claim
+
+    def _run_one(self, claim: Claim, call: Call) -> BaseException | None:
         """Run a job; why it failed, None when it did not end so."""
         execution = self._processor.resolve(claim)
         self._tell(claim.job, StateName.ENQUEUED)
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
         context.run(_running.set, (*_running.get(), call))
-        outcome = context.run(self._outcome, execution)
+        outcome = context.run(self._outcome, execution, call)
         job = self._finish(claim, outcome)
         error = self._raised.take(claim.job)
         if job is not None:
@@ -182,13 +181,19 @@ class _Inline:
             f"The job {job.id} ({job.method}) failed: {text}", job_id=job.id, state=StateName.FAILED
         )
 
-    def _outcome(self, execution: Execution) -> Outcome:
+    def _refuse(self, claim: Claim) -> BaseException:
+        endless = _TooMany()
+        self._storage.finish(claim, not_storable(endless), retention=self._retention)
+        return endless
+
+    def _outcome(self, execution: Execution, call: Call) -> Outcome:
         outcome = self._processor.run(execution, CancelToken.never())
         self._processor.end_attempt(outcome)
         if isinstance(outcome, Retry):
             return replace(outcome, delay=timedelta())
         if isinstance(outcome, Success) and outcome.extras is not None:
             due = tuple(map(_due_now, outcome.extras.follow_ups))
+            self._calls.expect(call, [job.id for job in due])
             return replace(outcome, extras=replace(outcome.extras, follow_ups=due))
         return outcome
 
@@ -216,22 +221,11 @@ class _Inline:
             except Exception:
                 logger.exception("on_failure of job %s failed", job.id, extra={"job_id": job.id})
 
-    def _fetch(self) -> Fetch:
-        methods = self._program.registry.methods()
-        return Fetch(worker_id="inline", server_id="inline", queues=(), methods=methods)
-
-    def _wait_for_other_threads(self, ids: Sequence[str]) -> None:
-        """Another thread that enqueues at the same time may have taken a job of ours."""
-        for job_id in ids:
-            pauses = growing_pauses()
-            while (job := self._storage.get(job_id)) and job.state_name is StateName.PROCESSING:
-                time.sleep(next(pauses))
-
 
 class _InlineStorage(Storage):
     """That of one block, within which jobs that are retried by hand run at once too."""
 
-    run_enqueued: Callable[[Callable[[], list[str]]], list[str]] | None = None
+    run_enqueued: Callable[[Sequence[str], Callable[[], list[str]]], list[str]] | None = None
     """See `_Inline`; None: the block has ended."""
 
     def retry(self, job_id: str) -> Job:
@@ -242,14 +236,14 @@ class _InlineStorage(Storage):
             retried.append(retry(job_id))
             return [retried[0].id]
 
-        self._at_once(enqueue)
+        self._at_once([job_id], enqueue)
         return retried[0]
 
     def retry_many(self, job_ids: Sequence[str], *, until: datetime) -> list[str]:
-        return self._at_once(partial(super().retry_many, job_ids, until=until))
+        return self._at_once(job_ids, partial(super().retry_many, job_ids, until=until))
 
-    def _at_once(self, enqueue: Callable[[], list[str]]) -> list[str]:
-        return enqueue() if self.run_enqueued is None else self.run_enqueued(enqueue)
+    def _at_once(self, job_ids: Sequence[str], enqueue: Callable[[], list[str]]) -> list[str]:
+        return enqueue() if self.run_enqueued is None else self.run_enqueued(job_ids, enqueue)
 
 
 class _TooMany(ConfigurationError):

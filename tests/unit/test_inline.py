@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +35,8 @@ from qml_mp import (
     inline,
 )
 from qml_mp.core.outcome import AttemptKind
+from qml_mp.inline_calls import Calls
+from tests.until import PATIENCE_S, wait_until
 
 app = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=3))
 seen: list[Any] = []
@@ -345,36 +347,177 @@ def test_threads_that_enqueue_at_a_time_each_find_their_own_jobs_ended() -> None
     assert len(set(seen)) == len(seen) == 40
 
 
+class TakenByAnother:
+    """Jobs of an app that another thread takes as soon as they are there, before who enqueues them can."""
+
+    def __init__(self, app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Within `app.inline()`."""
+        self.gate, self.begun = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._run_what_there_is, args=[app])
+        self.raised: list[Exception] = []
+        """In the other thread."""
+        enqueue_many = app.storage.enqueue_many
+
+        def enqueue_and_be_late(jobs: Any, **options: Any) -> list[str]:
+            given = list(jobs)
+            ids = enqueue_many(given, **options)
+            if any(job.method.endswith("gated") for job in given) and not self.thread.ident:
+                self.thread.start()
+                assert self.begun.wait(PATIENCE_S)
+            return ids
+
+        monkeypatch.setattr(app.storage, "enqueue_many", enqueue_and_be_late)
+
+    def wait_for_gate(self) -> None:
+        """In the job."""
+        self.begun.set()
+        assert self.gate.wait(PATIENCE_S)
+
+    def open_once_waited_for(self, enqueuing: threading.Thread) -> None:
+        """Open the gate when the thread waits for what others run, or has gone on without; join both."""
+        wait_until(lambda: waits_for_others(enqueuing) or not enqueuing.is_alive())
+        self.gate.set()
+        enqueuing.join()
+        self.thread.join()
+
+    def _run_what_there_is(self, app: QmlApp) -> None:
+        try:
+            app.enqueue_many([])
+        except ValueError as error:
+            self.raised.append(error)
+
+
+def waits_for_others(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code is not threading.Condition.wait.__code__:
+        frame = frame.f_back
+    return frame is not None and frame.f_back is not None and frame.f_back.f_code is Calls.take.__code__
+
+
 def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, begun = threading.Event(), threading.Event()
     threaded = QmlApp("sqlite:////nowhere/jobs.db")
 
     @threaded.job()
     def gated() -> str:
-        begun.set()
-        gate.wait(60)
+        taken.wait_for_gate()
         return "after the gate"
 
     with threaded.inline():
-        storage = threaded.storage
-        others = threading.Thread(target=lambda: threaded.enqueue_many([]))  # runs what there is
-        enqueue_many = storage.enqueue_many
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=lambda: seen.append(gated.enqueue().state))
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
 
-        def enqueue_and_be_late(jobs: Any, **options: Any) -> list[str]:
-            ids = enqueue_many(jobs, **options)
-            if not others.ident:
-                others.start()
-                begun.wait(60)
-            return ids
+    assert seen == [StateName.SUCCEEDED]
 
-        monkeypatch.setattr(storage, "enqueue_many", enqueue_and_be_late)
-        monkeypatch.setattr(inline, "time", SimpleNamespace(sleep=lambda _: gate.set()))
-        handle = gated.enqueue()
-        state = handle.state
-        gate.set()
-        others.join()
 
-    assert state is StateName.SUCCEEDED
+def test_a_job_waits_for_what_it_enqueues_and_another_thread_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threaded = QmlApp("sqlite:////nowhere/jobs.db")
+
+    @threaded.job()
+    def gated() -> None:
+        taken.wait_for_gate()
+
+    @threaded.job()
+    def parent() -> None:
+        seen.append(gated.enqueue().state)
+
+    with threaded.inline():
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=parent.enqueue)
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
+
+    assert seen == [StateName.SUCCEEDED]
+
+
+def test_a_failure_is_raised_where_the_job_was_enqueued_whichever_thread_has_run_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also that of a follow-up, and when what failed first runs again in the other thread."""
+    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
+
+    @threaded.job()
+    def gated(ctx: WorkerContext) -> None:
+        taken.wait_for_gate()
+        if ctx.attempt == 1:
+            raise ValueError("once")
+        ctx.then(fail.job())
+
+    @threaded.job()
+    def fail() -> None:
+        raise ValueError("of the follow-up")
+
+    def enqueue() -> None:
+        with pytest.raises(ValueError, match="of the follow-up"):
+            gated.enqueue()
+        seen.append("raised")
+
+    with threaded.inline(raise_failures=True):
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=enqueue)
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
+        ended = [(job.method, job.state_name) for job in threaded.enqueued()]
+
+    assert seen == ["raised"]
+    assert taken.raised == []
+    assert ended == [("gated", StateName.SUCCEEDED), ("fail", StateName.FAILED)]
+
+
+def test_a_job_does_not_wait_for_one_that_stands_for_what_it_enqueues_and_was_under_way() -> None:
+    """That may be itself, or one in another thread that would wait for it."""
+    own = QmlApp("sqlite:////nowhere/jobs.db")
+    both = threading.Barrier(2)
+
+    @own.job()
+    def name(mine: str, other: str) -> None:
+        both.wait(PATIENCE_S)
+        seen.extend(name.using(unique_key=key).enqueue(mine, other).state for key in (mine, other))
+        both.wait(PATIENCE_S)
+
+    def enqueue(mine: str, other: str) -> None:
+        ended.append(name.using(unique_key=mine).enqueue(mine, other).state)
+
+    ended: list[StateName] = []
+    with own.inline():
+        threads = [
+            threading.Thread(target=enqueue, args=names, daemon=True) for names in (("a", "b"), ("b", "a"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)  # two that waited for each other would never end
+
+    assert ended == [StateName.SUCCEEDED] * 2
+    assert seen == [StateName.PROCESSING] * 4
+
+
+def test_what_another_thread_runs_of_many_jobs_is_not_counted_as_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inline, "_MOST_BESIDES", 5)
+    threaded = QmlApp("sqlite:////nowhere/jobs.db")
+
+    @threaded.job()
+    def gated(n: int) -> int:
+        if n == 20:
+            taken.wait_for_gate()
+        return n  # in the other thread, like all before
+
+    def enqueue() -> None:
+        handles = threaded.enqueue_many(gated.job(n) for n in range(1, 21))
+        seen.extend(handle.result for handle in handles)
+
+    with threaded.inline():
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=enqueue)
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
+
+    assert seen == list(range(1, 21))
 
 
 def test_a_job_of_one_app_enqueues_one_of_another_that_has_follow_ups_and_retries() -> None:
