@@ -120,7 +120,8 @@ class JobHandle(Generic[R]):
         result that could not be stored, `ResultMismatch` when that does not fit the function's annotation or
         the job is another function's, `JobNotFound` when it is not there (any more), and `WaitTimeout` when
         it has not ended after `timeout` (None: wait without a limit); the job goes on then. An outage of the
-        storage meanwhile is waited out.
+        storage meanwhile is waited out. It is looked for once in any case, and once more when the time is
+        over: where the storage takes long to answer, as a file that others have locked, this is late by that.
 
         Not in a job, if it can be helped: it keeps its worker busy, and when all workers wait for jobs that
         need one, none goes on until their time limits pass. Let the other job do what comes after it
