@@ -35,7 +35,7 @@ from qml_mp.storage.sqlite.mounts import device_of
 from qml_mp.storage.sqlite.users import _shown_locks
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 fcntl.lockf(file, fcntl.LOCK_EX)
-(shown,) = {line.split()[5] for line in _shown_locks() if line.split()[4] == str(os.getpid())}
+(shown,) = {line.split()[4] for line in _shown_locks() if line.split()[3] == str(os.getpid())}
 print(shown.rpartition(":")[0] == "%02x:%02x" % device_of(sys.argv[1]))
 """
 _OTHER = """

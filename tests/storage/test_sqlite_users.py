@@ -106,7 +106,8 @@ def put_at_a_border(lock: str, others: Others) -> int:
             if any(line.endswith(lock) for line in page[1 : _MANY - 1]):
                 return number
         others.lock(1)
-    raise AssertionError(f"{lock} comes to no border")
+    numbers = [number for number, page in enumerate(pages) if any(line.endswith(lock) for line in page)]
+    raise AssertionError(f"{lock} comes to no border; of {len(pages)} pages it is on {numbers}")
 
 
 @pytest.mark.parametrize(

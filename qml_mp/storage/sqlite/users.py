@@ -24,6 +24,7 @@ READER_BYTE = 0x40000002  # of the file: what every connection has locked as wel
 _LOG_READER_BYTES = range(123, 128)  # of it: who reads has one (WAL_READ_LOCK); 123: all is in the file
 _LARGE_LOG_BYTES = 1024**3
 _LOOKS, _LOOK_EVERY_S = 20, 0.01
+_MOST_READINGS = 4  # in either way: of a list that is never the same twice
 
 
 def log_of(path: str) -> str:
@@ -154,23 +155,30 @@ def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
             yield kind, pid
 
 
-def _shown_locks() -> Iterator[str]:
-    """All that the kernel shows of locks, one a line, some of them twice.
+def _shown_locks() -> set[str]:
+    """All that the kernel shows of locks, without their numbers.
 
-    It counts how many it has shown, and goes on behind those: what is unlocked among them between two pages
-    moves the next locks to where nobody looks any more. So the list is read twice, and the second time the
-    pages end where they had their middle the first time.
+    It shows a page at a time, counts how many it has shown, and goes on behind those: what is unlocked among
+    them between two pages moves the next locks to where nobody looks any more. So the list is read until it
+    stays as it is, some times at most, and each time the pages end where they had their middle the time
+    before.
     """
-    texts = []
-    for first_bytes in (2 * _PAGE_BYTES, _PAGE_BYTES // 2):
+    seen: set[bytes] = set()
+    before = None
+    for first_bytes in (2 * _PAGE_BYTES, _PAGE_BYTES // 2) * _MOST_READINGS:
         with _LOCKS.open("rb", buffering=0) as shown:
-            texts.append(shown.read(first_bytes) + b"".join(iter(partial(shown.read, 2 * _PAGE_BYTES), b"")))
-    return (line for text in texts for line in text.decode().splitlines())
+            pages = [shown.read(first_bytes), *iter(partial(shown.read, 2 * _PAGE_BYTES), b"")]
+        found = {line.partition(b": ")[2] for line in b"".join(pages).splitlines()}
+        seen |= found
+        if found == before:
+            break
+        before = found
+    return {line.decode() for line in seen}
 
 
 def covering(lines: Iterable[str], byte: int) -> Iterator[tuple[str, str, str]]:
     """Kind, process and file of the locks that cover the byte, of those that the kernel shows."""
-    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
+    # "POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
     for *_, kind, pid, locked, first, last in (line.split() for line in lines):
         if int(first) <= byte and (last == "EOF" or byte <= int(last)):
             yield kind, pid, locked
