@@ -73,25 +73,25 @@ def test_one_that_the_database_refuses_keeps_no_other(
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite locks no rows
-def test_one_whose_row_is_locked_keeps_no_other_and_is_written_once_it_is_not(
+def test_those_whose_rows_are_locked_keep_no_other_and_are_written_once_they_are_not(
     storage: Storage, url: str, connect: Callable[[], Any], raw: Raw
 ) -> None:
-    claims = [claim_new(storage, worker="w") for _ in range(3)]
+    """The oldest ones, of which the guardian would have no time left after waiting a while for each."""
+    claims = [claim_new(storage, worker="w") for _ in range(5)]
+    locked, others = claims[:3], claims[3:]
     outcomes = left_by("w", claims, url)
     storage.close()
     with closing(connect()) as somebody:
         somebody.autocommit = False
-        jobs = raw.name("jobs")
-        somebody.execute(f"SELECT 1 FROM {jobs} WHERE id = %s FOR UPDATE", [claims[0].job.id])
+        jobs, ids = raw.name("jobs"), [claim.job.id for claim in locked]
+        somebody.execute(f"SELECT 1 FROM {jobs} WHERE id = ANY(%s) FOR UPDATE", [ids])
 
         assert outcomes.write(is_dead=lambda _: True, sign=())
-        wait_until(
-            lambda: states(storage, claims[1:]) == [StateName.SUCCEEDED] * 2, what="what is not locked"
-        )
-        assert states(storage, claims[:1]) == [StateName.PROCESSING]
+        wait_until(lambda: states(storage, others) == [StateName.SUCCEEDED] * 2, what="what is not locked")
+        assert states(storage, locked) == [StateName.PROCESSING] * 3
         somebody.rollback()
 
-    wait_until(lambda: states(storage, claims) == [StateName.SUCCEEDED] * 3, what="the other one")
+    wait_until(lambda: states(storage, claims) == [StateName.SUCCEEDED] * 5, what="the locked ones")
 
 
 def test_a_claim_of_the_same_number_that_another_worker_has_is_left_to_that(

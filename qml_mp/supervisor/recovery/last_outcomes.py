@@ -20,6 +20,7 @@ from qml_mp.processing.job_records import about
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import fork_child
 
@@ -88,8 +89,8 @@ class LastOutcomes:
 
     def _write_all(self, outcomes: _Ended, *, until: float) -> None:
         """Together, or else each by itself: what storage refuses of one, or a row that somebody has locked,
-        keeps no other."""
-        with closing(open_storage(self._url)) as storage:
+        keeps no other. Many rows may be, so that it has to be impatient with each."""
+        with closing(open_storage(self._url, patience=STORAGE_PATIENCE)) as storage:
             storage.expect_schema()
             # Not by the server's id: it has another one once its peers have declared it dead.
             ends = [
