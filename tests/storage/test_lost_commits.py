@@ -17,7 +17,7 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import Processing, StateName
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import JobCancelled
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, open_pipe, send
@@ -197,3 +197,27 @@ def test_a_claim_of_a_worker_that_was_settled_goes_back_with_its_row(
     jobs = [present(storage, claim) for claim in claims]
     assert {(job.state_name, job.claim_seq, job.crashes) for job in jobs} == {(StateName.ENQUEUED, 1, 0)}
     assert storage.list_workers() == []
+
+
+def test_a_claim_that_the_database_refuses_keeps_no_other_of_a_dead_worker_and_is_tried_again(
+    storage: Storage, run: Run, raw: Raw
+) -> None:
+    server_id = run.registration.id
+    register_server(storage, server_id, "dead", "dead too")
+    claims = [claim_new(storage, worker="dead", server=server_id) for _ in range(3)]
+    claims += [claim_new(storage, worker="dead too", server=server_id)]
+    refused, *others = claims
+    raw.refuse(
+        "UPDATE", "jobs", saying="stays", when=f"NEW.state = 'enqueued' AND NEW.id = '{refused.job.id}'"
+    )
+    loop = UnshownClaimsLoop(run, settling=SettleLoop(run))
+    loop.tick(storage)
+
+    with pytest.raises(StorageError, match="stays"):
+        loop.tick(storage)
+
+    assert {present(storage, claim).state_name for claim in others} == {StateName.ENQUEUED}
+    assert present(storage, refused).state_name is StateName.PROCESSING
+    raw.allow("jobs")
+    loop.tick(storage)
+    assert present(storage, refused).state_name is StateName.ENQUEUED

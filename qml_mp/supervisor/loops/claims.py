@@ -21,6 +21,7 @@ from qml_mp.processing.job_records import about
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.recovery.sweep import MOST_UNAVAILABLE, each_by_itself
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.unread_replies import claims_not_read
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -28,6 +29,8 @@ from qml_mp.supervisor.workers.worker_process import WorkerProcess
 logger = logging.getLogger(__name__)
 
 _SAYS_NOTHING = (Activity.BOOTING, Activity.FETCHING, Activity.FINISHING)
+
+_GONE = Release(reason="its worker is gone", not_begun=True)
 
 _Seen = tuple[str, ClaimKey]
 
@@ -73,6 +76,7 @@ class UnshownClaimsLoop(Loop):
             claims_by_worker[claim.worker_id].append(claim)
         suspects: set[_Seen] = set()
         untold = self._suspects - self._told
+        of_the_gone: dict[str, Sequence[Claim]] = {}
         for worker_id, claims in claims_by_worker.items():
             if worker_id in self._settling.unsettled_ids:
                 continue
@@ -80,12 +84,14 @@ class UnshownClaimsLoop(Loop):
             unshown = claims if worker is None else self._unshown(worker, claims)
             suspects |= {(worker_id, claim.key) for claim in unshown}
             again = [claim for claim in unshown if (worker_id, claim.key) in untold]
-            if worker is None:
-                self._release(storage, again, worker_id=worker_id)
-            elif again:
+            if again and worker is None:
+                of_the_gone[worker_id] = again
+            elif again and worker is not None:
                 self._ask_for(again, worker, held=[claim.key for claim in claims])
         self._suspects = suspects
         self._told &= suspects
+        # Last, since it may fail: what storage refuses of one claim keeps nothing else from its turn.
+        each_by_itself(of_the_gone.items(), lambda gone: self._release(storage, *gone))
 
     def _unshown(self, worker: WorkerProcess, claims: Sequence[Claim]) -> Sequence[Claim]:
         """Those that the worker cannot be seen to know of."""
@@ -113,17 +119,18 @@ class UnshownClaimsLoop(Loop):
                 extra=about(claim),
             )
 
-    def _release(self, storage: Storage, claims: Sequence[Claim], *, worker_id: str) -> None:
+    def _release(self, storage: Storage, worker_id: str, claims: Sequence[Claim]) -> None:
         """Of a worker of this very run that is neither alive nor waiting to be settled: it was reaped and
         settled here. Its row is gone, but for a failover of storage that has lost how it was settled: then it
         goes now, so that nothing that the worker has sent can claim a job after this."""
-        if claims:
-            storage.deregister_worker(worker_id)
-        for claim in claims:
-            release = Release(reason="its worker is gone", not_begun=True)
-            finished = storage.finish(claim, release, retention=self._run.retention)
+        storage.deregister_worker(worker_id)
+
+        def release(claim: Claim) -> None:
+            finished = storage.finish(claim, _GONE, retention=self._run.retention)
             self._run.pool.totals.add_returned(claim, finished)
             if finished.accepted:
                 facts = ClaimFacts.of(claim)
                 self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))
                 self._run.pool.wake_idle()
+
+        each_by_itself(claims, release, most_unavailable=MOST_UNAVAILABLE)
