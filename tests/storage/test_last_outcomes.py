@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -11,10 +12,12 @@ import pytest
 
 from qml_mp import failpoints
 from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery import last_outcomes
 from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, claim_new, present
@@ -40,6 +43,20 @@ def write(outcomes: LastOutcomes, storage: Storage) -> None:
     os.close(sign)
     assert os.read(reading, 1) == b""
     os.close(reading)
+
+
+def told_by(
+    outcomes: LastOutcomes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> list[str]:
+    """What the process that writes tells, which is this one for once."""
+
+    def run(write: Callable[[], int], **_: object) -> None:
+        assert write() == 0
+
+    monkeypatch.setattr(last_outcomes, "fork_child", run)
+    caplog.set_level(logging.INFO)
+    assert outcomes.write(is_dead=lambda _: True, sign=())
+    return caplog.messages
 
 
 def states(storage: Storage, claims: Sequence[Claim]) -> list[StateName]:
@@ -103,3 +120,52 @@ def test_a_claim_of_the_same_number_that_another_worker_has_is_left_to_that(
     write(left_by("w", claims, url), storage)
 
     assert states(storage, claims) == [StateName.PROCESSING, StateName.SUCCEEDED]
+
+
+def test_what_is_refused_and_written_as_a_failure_is_told_so(
+    storage: Storage, url: str, raw: Raw, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claims = [claim_new(storage, worker="w") for _ in range(2)]
+    if raw.is_sqlite:  # takes no constraint afterwards, but an index
+        raw.run("CREATE UNIQUE INDEX one ON qml_jobs (state) WHERE state = 'succeeded'")
+    else:
+        raw.run(f"ALTER TABLE {{jobs}} ADD CHECK (state <> 'succeeded' OR id <> '{claims[1].job.id}')")
+
+    told = told_by(left_by("w", claims, url), monkeypatch, caplog)
+
+    assert states(storage, claims) == [StateName.SUCCEEDED, StateName.FAILED]
+    assert told == [
+        f"Job {claim.job.id} had ended when the server was killed: {what} is written"
+        for claim, what in zip(claims, ("Success", "Failure"), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_nothing_is_told_of_a_claim_that_a_peer_gives_away_meanwhile(
+    storage: Storage,
+    url: str,
+    opened: Callable[[], Storage],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    together: bool,
+) -> None:
+    claims, peer, calls = [claim_new(storage, worker="w") for _ in range(2)], opened(), list[str]()
+    given_away, kept = claims
+
+    def hit(name: str) -> None:
+        if name != "storage.call":
+            return
+        calls.append(name)
+        if len(calls) == 2:  # it has read the claims
+            with monkeypatch.context() as patch:
+                patch.setattr(failpoints, "hit", lambda _: None)
+                back = Release(reason="its server is gone", not_begun=True)
+                assert peer.finish(given_away, back, retention=KEEP).accepted
+            if not together:
+                raise StorageUnavailable("once")
+
+    monkeypatch.setattr(failpoints, "hit", hit)
+    told = told_by(left_by("w", claims, url), monkeypatch, caplog)
+
+    assert states(storage, claims) == [StateName.ENQUEUED, StateName.SUCCEEDED]
+    assert told == [f"Job {kept.job.id} had ended when the server was killed: Success is written"]

@@ -19,7 +19,7 @@ from qml_mp.ipc.ended import EndedTable, mark_of_worker
 from qml_mp.processing.job_records import about
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
+from qml_mp.storage.values import Finished, Retention
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import fork_child
@@ -99,13 +99,14 @@ class LastOutcomes:
                 if (end := (mark_of_worker(claim.worker_id), claim.key)) in outcomes
             ]
             try:
-                storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
+                done = storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
             except StorageUnreachable:
                 raise
             except StorageError:  # of one of them, or its reply is lost
                 self._write_each(storage, ends, until=until)
             else:
-                _tell(ends)
+                for (claim, outcome), finished in zip(ends, done.finished, strict=True):
+                    _tell(claim, outcome, finished)
 
     def _write_each(self, storage: Storage, ends: Sequence[tuple[Claim, Outcome]], *, until: float) -> None:
         """Raises what was refused, in the end; rather what another try may help against."""
@@ -113,7 +114,6 @@ class LastOutcomes:
         for end in ends:
             try:
                 self._finish(storage, *end)
-                _tell([end])
             except StorageUnreachable:
                 raise
             except StorageError as error:
@@ -127,13 +127,16 @@ class LastOutcomes:
     def _finish(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
         """What storage refuses of it, as a failure that says so."""
         try:
-            storage.finish(claim, outcome, retention=self._retention)
+            finished = storage.finish(claim, outcome, retention=self._retention)
         except OutcomeRefused as error:
-            storage.finish(claim, not_storable(error), retention=self._retention)
+            outcome = not_storable(error)
+            finished = storage.finish(claim, outcome, retention=self._retention)
+        _tell(claim, outcome, finished)
 
 
-def _tell(ends: Sequence[tuple[Claim, Outcome]]) -> None:
-    for claim, outcome in ends:
+def _tell(claim: Claim, outcome: Outcome, finished: Finished) -> None:
+    """Nothing of a claim that a peer has given away meanwhile: its job runs again."""
+    if finished.accepted:
         logger.info(
             "Job %s had ended when the server was killed: %s is written",
             claim.job.id,
