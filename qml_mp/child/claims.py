@@ -17,7 +17,7 @@ from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.server_info import WorkerInfo
-from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
@@ -205,11 +205,12 @@ class Claims:
     def _give_back(self, claims: Sequence[Claim]) -> None:
         """Those that the supervisor has taken, and that are this worker's all the same: it is about to give
         them back, or a failover of storage has lost that it has, and it does so once. Nobody can begin them,
-        and that both give one back is harmless. One that storage refuses keeps this worker from nothing."""
+        and that both give one back is harmless. One that storage refuses, or whose row somebody has locked,
+        keeps this worker from nothing: its supervisor has it look again."""
         for claim in claims:
             try:
                 finished = self._storage.finish(claim, _TAKEN, retention=self._retention)
-            except StorageUnavailable:
+            except StorageUnreachable:
                 raise
             except StorageError as error:
                 logger.warning(
@@ -219,6 +220,8 @@ class Claims:
                     error,
                     extra=about(claim),
                 )
+                if isinstance(error, StorageUnavailable):
+                    break  # it has waited for a lock, say, as it may for each of the others
                 continue
             # Of what the supervisor has written, it tells.
             is_ours = finished.accepted and not finished.was_written

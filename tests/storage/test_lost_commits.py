@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import Processing, StateName
-from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import JobCancelled
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, open_pipe, send
@@ -39,15 +40,17 @@ at_each_place = pytest.mark.parametrize("place", ["storage.call", "storage.commi
 at_each_operation = pytest.mark.parametrize("number", OPERATIONS)
 
 
-def until_it_works(action: Callable[[], object], *, fails: str, at: int) -> None:
-    """It fails at the place, when it comes by for that time."""
+def until_it_works(
+    action: Callable[[], object], *, fails: str, at: int, error: type[StorageError] = StorageUnreachable
+) -> None:
+    """Storage fails so at the place, when it comes by for that time."""
     passes = 0
 
     def hit(name: str) -> None:
         nonlocal passes
         passes += name == fails
         if name == fails and passes == at:
-            raise StorageUnavailable("once")
+            raise error("once")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(failpoints, "hit", hit)
@@ -67,14 +70,22 @@ class Worker:
     taken: Sequence[Claim]
     told: list[object]
     """The facts that it has told."""
+    is_told_to_look: Callable[[], None]
+    """By its supervisor: it has a claim which it does not show."""
 
     def looks(self) -> None:
-        """As it does when it is told that it has a claim which it does not show."""
+        """As it does once it was told to."""
         self.claims.fetch(limit=5, trust_s=float("inf"))
 
     def begins(self) -> set[ClaimKey]:
         """What it begins of what it holds."""
         return {claim.key for claim in iter(self.held.next, None)}
+
+    def ends(self) -> set[ClaimKey]:
+        """What it begins and ends of what it holds."""
+        claims = list(iter(self.held.next, None))
+        self.claims.exchange([(claim, DONE) for claim in claims], limit=0)
+        return {claim.key for claim in claims}
 
 
 def next_of(claim: Claim) -> ClaimKey:
@@ -88,6 +99,11 @@ def one(storage: Storage) -> Iterator[Worker]:
     storage.enqueue_many(Job.new("work", {"n": number}) for number in range(3))
     (reading, writing), told = open_pipe(), list[object]()
     commands = Commands(PipeReader(reading))
+
+    def is_told_to_look() -> None:
+        send(writing, Message(kind=Kind.DOUBT))
+        commands.look()
+
     with closing(TicketPipe()) as tickets:
         held = Held(tickets, slot=SlotTable(1).writer(0))
         claims = Claims(
@@ -106,9 +122,8 @@ def one(storage: Storage) -> Iterator[Worker]:
         assert in_hand is not None
         claims.exchange([(in_hand, DONE)], limit=0)
         assert held.next() is None
-        send(writing, Message(kind=Kind.DOUBT))
-        commands.look()
-        yield Worker(claims=claims, held=held, taken=taken, told=told)
+        is_told_to_look()
+        yield Worker(claims=claims, held=held, taken=taken, told=told, is_told_to_look=is_told_to_look)
     os.close(reading)
     os.close(writing)
 
@@ -120,6 +135,39 @@ def test_what_was_taken_from_a_worker_goes_back_and_is_begun_under_its_next_clai
 ) -> None:
     until_it_works(one.looks, fails=place, at=number)
 
+    assert one.begins() == {next_of(claim) for claim in one.taken}
+
+
+@at_each_place
+@at_each_operation
+def test_what_storage_does_not_take_back_just_then_is_begun_once_the_worker_was_told_again(
+    one: Worker, place: str, number: int
+) -> None:
+    until_it_works(one.looks, fails=place, at=number, error=StorageUnavailable)
+    begun = one.ends()
+
+    one.is_told_to_look()
+    one.looks()
+
+    assert begun | one.begins() == {next_of(claim) for claim in one.taken}
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite locks no rows
+def test_one_whose_row_is_locked_keeps_the_worker_from_no_other_job(
+    one: Worker, storage: Storage, connect: Callable[[], Any], raw: Raw
+) -> None:
+    other = storage.enqueue(Job.new("work"))
+    with closing(connect()) as somebody:
+        somebody.autocommit = False
+        jobs, locked = raw.name("jobs"), [claim.job.id for claim in one.taken]
+        somebody.execute(f"SELECT 1 FROM {jobs} WHERE id = ANY(%s) FOR UPDATE", [locked])
+
+        one.looks()
+
+        assert one.ends() == {ClaimKey(job_id=other, claim_seq=1)}
+        somebody.rollback()
+    one.is_told_to_look()
+    one.looks()
     assert one.begins() == {next_of(claim) for claim in one.taken}
 
 

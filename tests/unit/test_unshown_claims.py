@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.ipc import ended
+from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelRequest
@@ -20,8 +23,9 @@ from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.helpers import DONE, KEEP, claim_new
+from tests.unit.hand_clock import HandClock
 from tests.unit.processor_case import keys_of
-from tests.unit.stand_ins import stand_in_of
+from tests.unit.stand_ins import stand_in, stand_in_of
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
 
@@ -90,6 +94,32 @@ def test_no_outcome_is_made_of_what_has_ended(
     assert not made
     worker.channels.ended.read()
     assert len(made) == len(claims[1:])
+
+
+def test_a_worker_that_still_does_not_show_it_is_told_again_and_the_log_is_not(
+    loop: UnshownClaimsLoop,
+    storage: Storage,
+    run: Run,
+    clock: HandClock,
+    claims: list[Claim],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Storage may have refused to take it back, or somebody has locked its row."""
+    run.clock = clock
+    with ExitStack() as stack:
+        reading, worker = stand_in()
+        stack.callback(os.close, reading)
+        stack.callback(worker.channels.close)
+        stack.callback(run.pool._workers.clear)
+        run.pool._workers["w"] = worker
+        worker.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=claims[0].key))
+        told, counts = PipeReader(reading), list[int]()
+        for clock.seconds in (0.0, 5.0, 10.0, 60.0, 65.0, 70.0):
+            loop.tick(storage)
+            counts.append(len(told.read()))
+
+    assert counts == [0, 1, 0, 0, 1, 0]
+    assert len(caplog.messages) == 3
 
 
 class Waiting:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _SAYS_NOTHING = (Activity.BOOTING, Activity.FETCHING, Activity.FINISHING)
 
+_TOLD_AGAIN_AFTER_S = 60.0
+"""A worker looks once when it is told, and storage may refuse just then what it wants to give back."""
 _GONE = Release(reason="its worker is gone", not_begun=True)
 
 _Seen = tuple[str, ClaimKey]
@@ -67,7 +69,8 @@ class UnshownClaimsLoop(Loop):
         super().__init__(run)
         self._settling = settling
         self._suspects: set[_Seen] = set()
-        self._told: set[_Seen] = set()
+        self._told: dict[_Seen, float] = {}
+        """When its worker was told to look for it."""
 
     def tick(self, storage: Storage) -> None:
         workers = {worker.worker_id: worker for worker in self._run.pool}
@@ -75,7 +78,8 @@ class UnshownClaimsLoop(Loop):
         for claim in storage.claims_of_server(self._run.registration.id):
             claims_by_worker[claim.worker_id].append(claim)
         suspects: set[_Seen] = set()
-        untold = self._suspects - self._told
+        told_since = self._run.clock.monotonic() - _TOLD_AGAIN_AFTER_S
+        untold = {seen for seen in self._suspects if self._told.get(seen, told_since) <= told_since}
         of_the_gone: dict[str, Sequence[Claim]] = {}
         for worker_id, claims in claims_by_worker.items():
             if worker_id in self._settling.unsettled_ids:
@@ -89,7 +93,7 @@ class UnshownClaimsLoop(Loop):
             elif again and worker is not None:
                 self._ask_for(again, worker, held=[claim.key for claim in claims])
         self._suspects = suspects
-        self._told &= suspects
+        self._told = {seen: at for seen, at in self._told.items() if seen in suspects}
         # Last, since it may fail: what storage refuses of one claim keeps nothing else from its turn.
         each_by_itself(of_the_gone.items(), lambda gone: self._release(storage, *gone))
 
@@ -111,13 +115,15 @@ class UnshownClaimsLoop(Loop):
         if not lost or not worker.doubt():
             return
         for claim in lost:
-            self._told.add((worker.worker_id, claim.key))
-            logger.warning(
-                "Worker %s does not show its claim of job %s; it is told to look",
-                worker.number,
-                claim.job.id,
-                extra=about(claim),
-            )
+            seen = worker.worker_id, claim.key
+            if seen not in self._told:
+                logger.warning(
+                    "Worker %s does not show its claim of job %s; it is told to look",
+                    worker.number,
+                    claim.job.id,
+                    extra=about(claim),
+                )
+            self._told[seen] = self._run.clock.monotonic()
 
     def _release(self, storage: Storage, worker_id: str, claims: Sequence[Claim]) -> None:
         """Of a worker of this very run that is neither alive nor waiting to be settled: it was reaped and
