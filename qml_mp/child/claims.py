@@ -13,18 +13,20 @@ from functools import partial
 from qml_mp import failpoints
 from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
-from qml_mp.core.history import Ending
+from qml_mp.core.history import Ending, waited_us
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.server_info import WorkerInfo
+from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
+from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.processing.job_records import about
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
+from qml_mp.storage.values import Exchanged, Fetch, Finished
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +42,18 @@ class Claims:
         *,
         fetch: Fetch,
         info: WorkerInfo,
-        retention: Retention,
         held: Held,
+        shared: EndedOutcomes,
         commands: Commands,
         events: Emitter,
     ) -> None:
-        """What is claimed is held in `held`, which the loop empties."""
+        """What is claimed is held in `held`, which the loop empties. `shared` has the counts of what comes of
+        claims; `fetch` also says how long ended jobs are kept."""
         self._storage = storage
         self._fetch = fetch
         self._info = info
-        self._retention = retention
         self._held = held
+        self._shared = shared
         self._commands = commands
         self._events = events
         self.tries = Retrying(
@@ -106,7 +109,7 @@ class Claims:
         _note_begin(len(finished))
         self._in_doubt = self._in_doubt or limit > 0  # until the reply is here
         done = self._storage.exchange(
-            finished, fetch=self._fetch if limit else None, limit=limit, retention=self._retention
+            finished, fetch=self._fetch if limit else None, limit=limit, retention=self._fetch.retention
         )
         _note_commit(len(finished))
         if limit:
@@ -131,7 +134,7 @@ class Claims:
         self._in_doubt = True
         try:
             read_reply = self._storage.send_exchange(
-                finished, fetch=self._fetch, limit=limit, retention=self._retention
+                finished, fetch=self._fetch, limit=limit, retention=self._fetch.retention
             )
             failpoints.hit("exchange.sent")
         except BaseException:
@@ -209,7 +212,7 @@ class Claims:
         keeps this worker from nothing: its supervisor has it look again."""
         for claim in claims:
             try:
-                finished = self._storage.finish(claim, _TAKEN, retention=self._retention)
+                finished = self._storage.finish(claim, _TAKEN, retention=self._fetch.retention)
             except StorageUnreachable:
                 raise
             except StorageError as error:
@@ -223,8 +226,11 @@ class Claims:
                 if isinstance(error, StorageUnavailable):
                     break  # it has waited for a lock, say, as it may for each of the others
                 continue
-            # Of what the supervisor has written, it tells.
+            # Of what the supervisor has written, it tells, and counts it.
             is_ours = finished.accepted and not finished.was_written
+            if is_ours and finished.state is StateName.DELETED:
+                pair = self._shared.counts.pair(claim.job.method, claim.job.queue)
+                self._shared.count((pair, waited_us(claim.job), 0), Ending.CANCELLED)
             event = ended(claim, finished.job) if is_ours else None
             if event is not None:
                 self._events.emit(event)

@@ -150,8 +150,8 @@ def _loop(
         storage,
         fetch=fetch,
         info=_info(arguments),
-        retention=Retention.of(config),
         held=held,
+        shared=arguments.ended,
         commands=commands,
         events=events,
     )

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from qml_mp.core.history import microseconds_of
+from qml_mp.core.history import Ending, microseconds_of
 from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
@@ -141,6 +141,11 @@ class EndedOutcomes:
     def owner(self) -> int:
         """`mark_of_worker` of the worker that has this region (guardian)."""
         return self._numbers[_OWNER]
+
+    def count(self, times: Times, ending: Ending) -> None:
+        """Have a claim counted, and that be seen, whose outcome never was here (worker, while nothing is)."""
+        self.counts.count((times,), ending)
+        self._commit_counts(until=self.end)
 
     def empty(self) -> None:
         """All that was kept is written (worker), or was another worker's."""

@@ -15,12 +15,14 @@ from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
 from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.history import Ending, SeriesKey
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import Processing, StateName
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import JobCancelled
+from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, open_pipe, send
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import TicketPipe
@@ -29,6 +31,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.totals import EndTotals
 from tests.storage.claimer import FETCH, register, worker
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, claim_new, fetch, present
@@ -68,6 +71,7 @@ class Worker:
     claims: Claims
     held: Held
     taken: Sequence[Claim]
+    shared: EndedOutcomes
     told: list[object]
     """The facts that it has told."""
     is_told_to_look: Callable[[], None]
@@ -105,13 +109,13 @@ def one(storage: Storage) -> Iterator[Worker]:
         commands.look()
 
     with closing(TicketPipe()) as tickets:
-        held = Held(tickets, slot=SlotTable(1).writer(0))
+        held, shared = Held(tickets, slot=SlotTable(1).writer(0)), EndedTable(1).region(0)
         claims = Claims(
             storage,
             fetch=FETCH,
             info=worker(),
-            retention=KEEP,
             held=held,
+            shared=shared,
             commands=commands,
             events=new_emitter(told.append),
         )
@@ -123,7 +127,9 @@ def one(storage: Storage) -> Iterator[Worker]:
         claims.exchange([(in_hand, DONE)], limit=0)
         assert held.next() is None
         is_told_to_look()
-        yield Worker(claims=claims, held=held, taken=taken, told=told, is_told_to_look=is_told_to_look)
+        yield Worker(
+            claims=claims, held=held, taken=taken, shared=shared, told=told, is_told_to_look=is_told_to_look
+        )
     os.close(reading)
     os.close(writing)
 
@@ -208,17 +214,22 @@ def test_one_that_the_database_refuses_to_give_back_keeps_neither_the_others_nor
     raw.allow("jobs")
 
 
-def test_one_that_somebody_wants_cancelled_ends_so_and_that_is_told_once(
+def test_one_that_somebody_wants_cancelled_ends_so_and_that_is_told_and_counted_once(
     one: Worker, storage: Storage
 ) -> None:
     first, _ = one.taken
     storage.request_cancel(first.job.id, reason="not wanted", retention=KEEP)
+    totals = EndTotals()
+    totals.follow("w-1", one.shared.counts)
 
     one.looks()
+    totals.add_returned(first, storage.finish(first, GIVEN_BACK, retention=KEEP))  # as its supervisor does
 
     assert present(storage, first).state_name is StateName.DELETED
     cancelled = [fact.claim.job_id for fact in one.told if isinstance(fact, JobCancelled)]
     assert cancelled == [first.job.id]
+    assert totals.tallies().keys() == {SeriesKey(method="work", queue="default", ending=Ending.CANCELLED)}
+    assert totals.ended == 1
 
 
 @pytest.fixture

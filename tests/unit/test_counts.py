@@ -93,6 +93,24 @@ def test_what_is_not_counted_tells_the_times_and_the_names(region: EndedOutcomes
     assert region.read()[1].keys() == {kept}
 
 
+def test_a_claim_whose_outcome_never_lay_here_is_counted_at_once_and_in_place_of_no_other(
+    region: EndedOutcomes, totals: EndTotals
+) -> None:
+    first, second = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(2))
+    region.append(first, DONE, times(region))
+    region.counts.count([times(region)], Ending.SUCCEEDED)
+    region.empty()
+
+    region.count(times(region), Ending.CANCELLED)
+    region.append(second, DONE, times(region))
+
+    assert {key.ending: tally.count for key, tally in totals.tallies().items()} == {
+        Ending.SUCCEEDED: 1,
+        Ending.CANCELLED: 1,
+    }
+    assert region.uncounted().keys() == {second}
+
+
 def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes, totals: EndTotals) -> None:
     first, second = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(2))
     region.append(first, DONE, times(region))

@@ -142,16 +142,16 @@ def run(storage: Recorder, around: Around, monkeypatch: pytest.MonkeyPatch, *, m
     """Let a worker run the jobs."""
     around_it, tickets, slots = cast(Any, around), around.tickets, SlotTable(1)
     held = Held(tickets, slot=slots.writer(0), has_hook=around.has_hook)
+    shared = EndedTable(1).region(0)
     claims = Claims(
         cast(Any, storage),
         fetch=FETCH,
         info=worker(),
-        retention=KEEP,
         held=held,
+        shared=shared,
         commands=around_it,
         events=new_emitter(),
     )
-    shared = EndedTable(1).region(0)
     outcomes = Outcomes(claims, shared=shared, changes=around_it, commands=around_it, hygiene=around_it)
     loop = WorkerLoop(
         claims=claims,
