@@ -145,7 +145,12 @@ class _Inline:
             claim, of = taken
             failure: BaseException | None = None
             try:
-                failure = self._run_one(claim, of) if of.left >= 0 else self._refuse(claim)
+                # Its hooks, too, wait for nothing that is under way: that is this very job.
+                token = _running.set((*_running.get(), of))
+                try:
+                    failure = self._run_one(claim, of) if of.left >= 0 else self._refuse(claim)
+                finally:
+                    _running.reset(token)
             finally:
                 self._calls.end(claim, failure)
 
@@ -164,7 +169,6 @@ class _Inline:
         self._tell(claim.job, StateName.ENQUEUED)
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
-        context.run(_running.set, (*_running.get(), call))
         outcome = context.run(self._outcome, execution, call)
         job = self._finish(claim, outcome)
         error = self._raised.take(claim.job)

@@ -353,7 +353,7 @@ class TakenByAnother:
     def __init__(self, app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> None:
         """Within `app.inline()`."""
         self.gate, self.begun = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self._run_what_there_is, args=[app])
+        self.thread = threading.Thread(target=self._run_what_there_is, args=[app], daemon=True)
         self.raised: list[Exception] = []
         """In the other thread."""
         enqueue_many = app.storage.enqueue_many
@@ -377,8 +377,8 @@ class TakenByAnother:
         """Open the gate when the thread waits for what others run, or has gone on without; join both."""
         wait_until(lambda: waits_for_others(enqueuing) or not enqueuing.is_alive())
         self.gate.set()
-        enqueuing.join()
-        self.thread.join()
+        enqueuing.join(PATIENCE_S)
+        self.thread.join(PATIENCE_S)
 
     def _run_what_there_is(self, app: QmlApp) -> None:
         try:
@@ -493,6 +493,69 @@ def test_a_job_does_not_wait_for_one_that_stands_for_what_it_enqueues_and_was_un
 
     assert ended == [StateName.SUCCEEDED] * 2
     assert seen == [StateName.PROCESSING] * 4
+
+
+def test_a_hook_does_not_wait_for_the_job_that_it_is_told_of() -> None:
+    """Which stands, by `unique_for`, for what the hook enqueues, as it does beyond its end."""
+
+    def told(change: StateChange) -> None:
+        if change.new is StateName.SUCCEEDED:
+            seen.append(refresh.using(unique_key="refresh", unique_for="1h").enqueue().state)
+
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none(), on_state_change=told)
+
+    @own.on_failure
+    def tell(_job: Job, _error: ErrorInfo) -> None:
+        seen.append(alert.using(unique_key="alert", unique_for="1h").enqueue().state)
+
+    @own.job()
+    def alert() -> None:
+        raise ValueError("the mail server is down")
+
+    @own.job()
+    def refresh() -> None: ...
+
+    def enqueue() -> None:
+        ended.append(alert.using(unique_key="alert", unique_for="1h").enqueue().state)
+        ended.append(refresh.using(unique_key="refresh", unique_for="1h").enqueue().state)
+
+    ended: list[StateName] = []
+    with own.inline():
+        thread = threading.Thread(target=enqueue, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)  # one that waited for itself would never end
+
+    assert seen == ended == [StateName.FAILED, StateName.SUCCEEDED]
+
+
+def test_a_hook_does_not_wait_for_a_job_that_waits_for_the_one_that_it_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @threaded.job()
+    def rebuild() -> None:
+        gated.enqueue()
+
+    @threaded.job()
+    def gated() -> None:
+        taken.wait_for_gate()
+        raise ValueError
+
+    @threaded.on_failure
+    def again(_job: Job, _error: ErrorInfo) -> None:
+        seen.append(rebuild.using(unique_key="rebuild").enqueue().state)
+
+    def enqueue() -> None:
+        seen.append(rebuild.using(unique_key="rebuild").enqueue().state)
+
+    with threaded.inline():
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=enqueue, daemon=True)
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
+
+    assert seen == [StateName.PROCESSING, StateName.SUCCEEDED]
 
 
 def test_what_another_thread_runs_of_many_jobs_is_not_counted_as_its_own(
