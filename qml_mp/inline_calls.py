@@ -75,7 +75,7 @@ class Calls:
         """The attempt is done; why the job has failed, when it has."""
         with self._done:
             self._at_work.discard(claim.job.id)
-            if failure is not None:
+            if failure is not None and claim.job.id in self._call_of:  # else its call is over
                 self._failures[claim.job.id] = failure
             self._done.notify_all()
 
@@ -92,3 +92,4 @@ class Calls:
             for job_id in call.job_ids:
                 if self._call_of.get(job_id) is call:
                     del self._call_of[job_id]
+                    self._failures.pop(job_id, None)  # of a call that was broken off

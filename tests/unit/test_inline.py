@@ -248,6 +248,43 @@ def test_a_job_is_told_of_failures_of_what_it_enqueues_and_not_of_its_siblings()
     assert parent.state_name is StateName.FAILED
 
 
+def test_what_failed_in_a_call_that_was_broken_off_is_not_raised_by_another() -> None:
+    """Neither what had failed by then nor what fails afterwards, in another thread."""
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+    is_broken_off, runs = threading.Event(), threading.Event()
+    broken = {"before", "afterwards"}
+
+    @own.job()
+    def fragile(name: str) -> str:
+        if name == "afterwards" and broken:
+            runs.set()
+            assert is_broken_off.wait(PATIENCE_S)
+        if name in broken:
+            raise ValueError(name)
+        return name
+
+    @own.job()
+    def stop() -> None:
+        others.start()
+        assert runs.wait(PATIENCE_S)
+        raise KeyboardInterrupt
+
+    with own.inline(raise_failures=True):
+        others = threading.Thread(target=own.enqueue_many, args=[[]], daemon=True)
+        with pytest.raises(KeyboardInterrupt):
+            own.enqueue_many([fragile.job("before"), stop.job(), fragile.job("afterwards")])
+        is_broken_off.set()
+        others.join(PATIENCE_S)
+        failed = [job for job in own.enqueued(fragile) if job.state_name is StateName.FAILED]
+        broken.clear()
+        for job in failed:
+            own.handle(job.id).retry()
+        ended = [job.state_name for job in own.enqueued(fragile)]
+
+    assert len(failed) == 2
+    assert ended == [StateName.SUCCEEDED] * 2
+
+
 def test_jobs_that_are_retried_by_hand_run_at_once_too() -> None:
     own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
     broken = {"first", "second"}
