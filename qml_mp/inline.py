@@ -135,7 +135,7 @@ class _Inline:
             if outer is None:
                 self._calls.forget(call)
         for failure in failures:
-            if self._raises or isinstance(failure, _TooMany):
+            if self._raises or isinstance(failure, _TooMany) or not isinstance(failure, _OF_THE_JOB):
                 raise failure
         return ids
 
@@ -148,7 +148,7 @@ class _Inline:
                 # Its hooks, too, wait for nothing that is under way: that is this very job.
                 token = _running.set((*_running.get(), of))
                 try:
-                    failure = self._run_one(claim, of) if of.left >= 0 else self._refuse(claim)
+                    failure = self._run_one(claim, of, by=call) if of.left >= 0 else self._refuse(claim)
                 finally:
                     _running.reset(token)
             finally:
@@ -163,19 +163,21 @@ class _Inline:
             if claim is not None or not self._storage.promote_due(limit=_MANY).count:
                 return claim
 
-    def _run_one(self, claim: Claim, call: Call) -> BaseException | None:
-        """Run a job; why it failed, None when it did not end so."""
+    def _run_one(self, claim: Claim, of: Call, *, by: Call) -> BaseException | None:
+        """Run a job of a call; what that one is to raise, None when it did not fail."""
         execution = self._processor.resolve(claim)
         self._tell(claim.job, StateName.ENQUEUED)
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
-        outcome = context.run(self._outcome, execution, call)
+        outcome = context.run(self._outcome, execution, of)
         job = self._finish(claim, outcome)
         error = self._raised.take(claim.job)
         if job is not None:
             self._tell(job, StateName.PROCESSING)
-        if error is not None and not isinstance(error, _OF_THE_JOB):
-            raise error  # Ctrl-C, and how pytest ends a test
+        if error is not None and not isinstance(error, _OF_THE_JOB):  # Ctrl-C, and how pytest ends a test
+            if of is by or isinstance(error, KeyboardInterrupt):  # which is meant for this thread
+                raise error
+            return error
         if job is None or job.state_name is not StateName.FAILED:
             return None
         told = job.error

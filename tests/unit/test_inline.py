@@ -391,7 +391,7 @@ class TakenByAnother:
         """Within `app.inline()`."""
         self.gate, self.begun = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._run_what_there_is, args=[app], daemon=True)
-        self.raised: list[Exception] = []
+        self.raised: list[BaseException] = []
         """In the other thread."""
         enqueue_many = app.storage.enqueue_many
 
@@ -420,7 +420,7 @@ class TakenByAnother:
     def _run_what_there_is(self, app: QmlApp) -> None:
         try:
             app.enqueue_many([])
-        except ValueError as error:
+        except (ValueError, pytest.fail.Exception) as error:
             self.raised.append(error)
 
 
@@ -685,6 +685,37 @@ def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.Monk
 def test_what_ends_a_test_ends_it(kind: str, raised: type[BaseException]) -> None:
     with app.inline(), pytest.raises(raised):
         end.enqueue(kind)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_what_ends_a_test_ends_that_which_has_enqueued_the_job_whichever_thread_has_run_it(
+    monkeypatch: pytest.MonkeyPatch, is_nested: bool
+) -> None:
+    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @threaded.job()
+    def gated() -> None:
+        taken.wait_for_gate()
+        pytest.fail("the job says so")
+
+    @threaded.job()
+    def parent() -> None:
+        gated.enqueue()
+        seen.append("went on")
+
+    def enqueue() -> None:
+        with pytest.raises(pytest.fail.Exception, match="the job says so"):
+            (parent if is_nested else gated).enqueue()
+        seen.append("raised")
+
+    with threaded.inline():
+        taken = TakenByAnother(threaded, monkeypatch)
+        enqueuing = threading.Thread(target=enqueue, daemon=True)
+        enqueuing.start()
+        taken.open_once_waited_for(enqueuing)
+
+    assert seen == ["raised"]
+    assert taken.raised == []
 
 
 def test_what_ends_a_test_ends_it_when_a_coroutine_enqueues() -> None:
