@@ -95,12 +95,11 @@ class CronSchedule:
         found: deque[datetime] = deque()
         before, away = until.replace(microsecond=0) + SECOND, SECOND
         while len(found) < count:
-            last = self._last_between(begin, before, away=away)
+            last, away = self._last_between(begin, before, away=away)
             if not last:
                 break
             found.extendleft(reversed(last))
-            # As far again, in which lie as many or, of one or two, twice as many: still few, as a rule.
-            before, away = last[0], (before - last[0]) * (2 if len(last) <= 2 else 1)
+            before = last[0]
         return list(found)[-count:]
 
     def names(self, wall: datetime) -> bool:
@@ -113,9 +112,11 @@ class CronSchedule:
             yield upcoming
             upcoming = self.next_after(upcoming)
 
-    def _last_between(self, begin: datetime, before: datetime, *, away: timedelta) -> list[datetime]:
+    def _last_between(
+        self, begin: datetime, before: datetime, *, away: timedelta
+    ) -> tuple[list[datetime], timedelta]:
         """The last firings between these instants, in order, one or a few as it happens; they are looked for
-        first where they are so far `away` from the later one.
+        first where they are so far `away` from the later one. With it how far away to look for those before.
 
         Not by walking from firing to firing, unless they are few: a template that rests over the weekend has
         tens of thousands behind it on Monday, and a transaction waits for the answer.
@@ -126,13 +127,14 @@ class CronSchedule:
             if firing is not None and firing < before:
                 break
             if after == begin:
-                return []
+                return [], away
             away *= 2
         found = [firing]
         while len(found) < _FEW:
             following = self.next_after(found[-1])
             if following is None or following >= before:
-                return found
+                # As far again, in which lie as many or, of one or two, twice as many: still few, as a rule.
+                return found, (before - found[0]) * (2 if len(found) <= 2 else 1)
             found.append(following)
         firing = after = found[-1]
         none_after = before - SECOND
@@ -143,7 +145,7 @@ class CronSchedule:
             else:
                 firing = following
             after = firing + (none_after - firing) // SECOND // 2 * SECOND
-        return [firing]
+        return [firing], found[-1] - found[0]  # in which lie few, however long the pause behind it was
 
     def _next_by_interval(self, instant: datetime) -> datetime | None:
         upcoming = self._next_wall(wall_at(instant, self._zone))

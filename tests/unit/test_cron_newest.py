@@ -108,3 +108,17 @@ def test_the_newest_of_many_firings_take_hardly_more_steps_than_they_are(text: s
 
     assert len(found) == 500
     assert schedule.steps < 2 * 500
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("0-32 9 * * *", 3.0), ("0-33 9 1 * *", 3.2), ("* 9 * * *", 2.5), ("*/10 9-17 * * *", 2.5)],
+)
+def test_a_pause_before_many_firings_makes_few_steps_more(text: str, most: float) -> None:
+    """More than are walked from one to the next: behind the pause one does not look twice as far."""
+    schedule = CountingSchedule(text)
+
+    found = schedule.newest(1000, first=utc(2000, 1, 1), until=utc(2026, 11, 28))
+
+    assert len(found) == 1000
+    assert schedule.steps < most * 1000
