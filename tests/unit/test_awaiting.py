@@ -153,7 +153,8 @@ app.close()
 
 
 def test_threads_of_a_copy_of_the_process_that_wait_there_first_are_all_told(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FORKS, str(tmp_path / "jobs.db")]
+    # From 3.12 on, a fork beside a thread warns, such as the one that waits for jobs.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, str(tmp_path / "jobs.db")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (run.stdout, run.stderr) == ("[True, True]\n", "")
