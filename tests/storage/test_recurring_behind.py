@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,6 +18,9 @@ from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, fetch
 
 DAY = timedelta(days=1)
+HOUR = (datetime.now(UTC) + DAY / 2).hour
+"""In which all templates fire, far from now: no firing falls into a test, and the last one is not on time."""
+DAILY = f"0 {HOUR} * * *"
 
 
 @pytest.fixture
@@ -37,14 +40,14 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def behind(storage: Storage, template_id: str, *, days: int, most: int, **options: str) -> None:
     """Store a template of each day that has not fired for so many days."""
-    template = RecurringJob.new(template_id, "0 0 * * *", "send", misfire=f"catch_up({most})", **options)  # type: ignore[arg-type]
+    template = RecurringJob.new(template_id, DAILY, "send", misfire=f"catch_up({most})", **options)  # type: ignore[arg-type]
     assert template.next_run_at is not None
     storage.upsert_recurring_job(replace(template, next_run_at=template.next_run_at - days * DAY))
 
 
 def due(storage: Storage, template_id: str, *, misfire: str = "fire_once", overlap: str = "allow") -> None:
     """Store a template of which one firing is due."""
-    template = RecurringJob.new(template_id, "0 0 * * *", "send", misfire=misfire, overlap=overlap)
+    template = RecurringJob.new(template_id, DAILY, "send", misfire=misfire, overlap=overlap)
     assert template.next_run_at is not None
     storage.upsert_recurring_job(replace(template, next_run_at=template.next_run_at - DAY))
 
@@ -106,7 +109,8 @@ def test_what_has_one_firing_due_fires_first_whatever_is_behind(
 
 @pytest.mark.fault(51)
 def test_every_firing_that_is_caught_up_gets_one_job_however_many_ticks_it_takes(storage: Storage) -> None:
-    midnight = storage.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    last = storage.now().replace(hour=HOUR, minute=0, second=0, microsecond=0)
+    last -= DAY if last > storage.now() else timedelta()
     for number in range(3):
         behind(storage, f"all-{number}", days=400, most=200)
         behind(storage, f"skip-{number}", days=400, most=200, overlap="skip")
@@ -119,7 +123,7 @@ def test_every_firing_that_is_caught_up_gets_one_job_however_many_ticks_it_takes
         storage.finish(claim, DONE, retention=KEEP)
     fired += ticks(storage)
 
-    newest = [(midnight - days * DAY).isoformat() for days in range(199, -1, -1)]
+    newest = [(last - days * DAY).isoformat() for days in range(199, -1, -1)]
     expected = {f"all-{number}": newest for number in range(3)}
     expected |= {f"skip-{number}": newest[:1] for number in range(3)}
     expected |= {f"queue-{number}": newest[:2] for number in range(3)}
@@ -131,7 +135,7 @@ def test_every_firing_that_is_caught_up_gets_one_job_however_many_ticks_it_takes
     }
     assert made == expected
     assert len(jobs) == sum(map(len, expected.values())) == sum(len(each.jobs) for each in fired)
-    assert all(each.next_run_at == midnight + DAY for each in storage.list_recurring_jobs())
+    assert all(each.next_run_at == last + DAY for each in storage.list_recurring_jobs())
 
 
 def test_those_that_are_behind_and_refused_keep_no_others_and_are_each_tried_in_turn(
