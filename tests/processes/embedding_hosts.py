@@ -417,9 +417,10 @@ def declaring(storage: Storage, folder: Path) -> Report:
 
     def run(server: BackgroundJobServer, *, told: str) -> list[str]:
         """The ids of the templates while it runs."""
+        path = folder / "told"
+        path.unlink(missing_ok=True)  # by the server before
         with server:
             fail.enqueue()
-            path = folder / "told"
             wait_until(lambda: path.exists() and path.read_text() == told, what=f"{told!r}")
             return sorted(template.id for template in storage.list_recurring_jobs())
 
