@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -325,6 +325,159 @@ def test_delays_nested_jobs_and_follow_ups_run_at_once() -> None:
         "{'text': 'nested'}": None,
         **{f"{{'text': 'followed {n}'}}": handle.id for n in range(3)},
     }
+
+
+def test_many_jobs_that_each_enqueue_another_run_one_after_the_other() -> None:
+    """With what comes of what they enqueue: within each other, they would soon be too deep."""
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @own.job()
+    def parent(n: int) -> None:
+        seen.append(n)
+        handle = child.enqueue(n)
+        seen.append(str(handle.state))
+
+    @own.job()
+    def child(ctx: WorkerContext, n: int) -> None:
+        seen.append(f"child {n}")
+        ctx.then(follow.job(1))
+        ctx.then(follow.job(2))
+
+    @own.job()
+    def follow(n: int) -> None:
+        leaf.enqueue(n)
+
+    @own.job()
+    def leaf(n: int) -> None:
+        seen.append(f"follow-up {n}")
+
+    with own.inline():
+        handles = own.enqueue_many(parent.job(n) for n in range(60))
+        ended = {handle.state for handle in handles}
+
+    assert ended == {StateName.SUCCEEDED}
+    assert seen == [
+        each for n in range(60) for each in (n, f"child {n}", "follow-up 1", "follow-up 2", "succeeded")
+    ]
+
+
+def test_a_job_that_is_left_for_later_runs_at_once_where_another_one_enqueues_it() -> None:
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @own.job()
+    def first() -> None:
+        noted.enqueue("the first's")  # leaves both others for later
+        handle = noted.using(unique_key="last").enqueue("not stored")
+        seen.append(str(handle.state))
+
+    @own.job()
+    def noted(text: str) -> None:
+        seen.append(text)
+
+    with own.inline():
+        own.enqueue_many([first.job(), noted.job("second"), noted.using(unique_key="last").job("last")])
+
+    assert seen == ["the first's", "last", "succeeded", "second"]
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_jobs_run_with_the_next_call_when_their_own_is_broken_off(is_left: bool) -> None:
+    """Those that were left for later by a job and those that nobody has met."""
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @own.job()
+    def first() -> None:
+        if is_left:
+            noted.enqueue("the first's")
+        raise KeyboardInterrupt
+
+    @own.job()
+    def parent(n: int) -> None:
+        noted.enqueue(str(n))
+
+    @own.job()
+    def noted(text: str) -> None:
+        seen.append(text)
+
+    with own.inline():
+        with pytest.raises(KeyboardInterrupt):
+            own.enqueue_many([first.job(), *(parent.job(n) for n in range(30))])
+        assert seen == ["the first's"] * is_left
+        own.enqueue_many([])
+        ended = [job.state_name for job in own.enqueued(parent)]
+
+    assert seen == ["the first's"] * is_left + [str(n) for n in range(30)]
+    assert ended == [StateName.SUCCEEDED] * 30
+
+
+def test_a_job_that_is_left_for_later_does_not_run_in_a_copy_of_the_process(tmp_path: Path) -> None:
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @own.job()
+    def first() -> None:
+        noted.enqueue("the first's")
+        pid = os.fork()
+        if pid == 0:
+            Context().run(own.enqueue_many, [])  # all that the copy finds
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    @own.job()
+    def noted(text: str) -> None:
+        with (tmp_path / "seen").open("a") as file:
+            print(text, file=file)
+
+    with own.inline():
+        handles = own.enqueue_many([first.job(), noted.job("second")])
+        assert [handle.state for handle in handles] == [StateName.SUCCEEDED] * 2
+
+    assert (tmp_path / "seen").read_text() == "the first's\nsecond\n"
+
+
+def test_a_job_that_is_left_for_later_is_run_by_the_thread_that_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = QmlApp("sqlite:////nowhere/jobs.db")
+    is_there, is_left, has_run = threading.Event(), threading.Event(), threading.Event()
+
+    @own.job()
+    def first() -> None:
+        assert is_there.wait(PATIENCE_S)
+        inner.enqueue()
+        is_left.set()
+        assert has_run.wait(PATIENCE_S)
+
+    @own.job()
+    def inner() -> None: ...
+
+    @own.job()
+    def late() -> None:
+        seen.append(threading.current_thread())
+        has_run.set()
+
+    with own.inline():
+        enqueue_many = own.storage.enqueue_many
+
+        def enqueue_and_be_late(jobs: Any, **options: Any) -> list[str]:
+            given = list(jobs)
+            ids = enqueue_many(given, **options)
+            if [job.method for job in given] == ["late"]:
+                is_there.set()
+                assert is_left.wait(PATIENCE_S)
+            return ids
+
+        monkeypatch.setattr(own.storage, "enqueue_many", enqueue_and_be_late)
+        other = threading.Thread(target=late.enqueue, daemon=True)
+        begun = threading.Thread(target=first.enqueue, daemon=True)
+        begun.start()
+        wait_until(lambda: own.enqueued(first) and own.enqueued(first)[0].state_name is StateName.PROCESSING)
+        other.start()
+        begun.join(PATIENCE_S)
+        other.join(PATIENCE_S)
+        ended = [job.state_name for job in own.enqueued()]
+
+    assert seen == [other]
+    assert ended == [StateName.SUCCEEDED] * 3
 
 
 def test_what_belongs_to_a_transaction_runs_at_once_too(tmp_path: Path) -> None:
