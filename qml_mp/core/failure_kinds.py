@@ -18,9 +18,13 @@ _NO_PYTHON = re.compile(r'  File "([^<].*)", line (\d+)')
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 _FOREIGN = re.compile(
     r"^<frozen |^<string>$|^<attrs generated |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]"
+    r"|^<stringsource>$|^[^/\\<][^:]*\.p(yx|xi|xd)$"
 )
-"""Files of the standard library and of installed packages; and code that these have written while the program
-runs, such as the methods of a dataclass, whose lines stand in no file."""
+"""Files of the standard library and of installed packages; those of Cython, whose paths are as they were when
+the package was compiled, relative; and code that these have written while the program runs, such as the
+methods of a dataclass, whose lines stand in no file."""
+_MADE = "<string>"
+"""What stands for a file in the frames of such code, and of all that is given to exec() or `python -c`."""
 _MAX_CHARS = 200
 
 
@@ -53,17 +57,22 @@ def failure_key(method: str, error_type: str, traceback: str | None) -> str:
 def user_frame(traceback: str | None) -> str | None:
     """The user's frame nearest to the error, "app/tasks.py:12 in thumb", with the last folder alone, so that
     the same code in two places is the same. Where none is the user's, the outermost: that of the job's
-    function, installed as a package. None: the text has no frame.
+    function, installed as a package; or, where no file has that function, as of `python -c`, the nearest that
+    is in none. None: the text has no frame.
     """
     nearest: re.Match[str] | None = None
+    made: re.Match[str] | None = None
     for line in reversed((traceback or "").splitlines()):
         frame = _FRAME.fullmatch(line)
         if frame is not None:
             nearest = frame
+            made = frame if made is None and frame[1] == _MADE else made
             if not _FOREIGN.search(frame[1]):
                 break
         elif nearest is not None and line.startswith(_LINKS):
             break  # what stands before it belongs to the cause
+    if nearest is not None and nearest[1] == _MADE:
+        nearest = made
     return None if nearest is None else _told(nearest)
 
 

@@ -13,6 +13,10 @@ _LIBRARY = '  File "/venv/lib/python3.11/site-packages/PIL/Image.py", line 9, in
 _STDLIB = '  File "/usr/lib/python3.12/json/decoder.py", line 355, in raw_decode\n'
 _OF_DATACLASS = '  File "<string>", line 4, in __lt__\n'
 _OF_ATTRS = '  File "<attrs generated methods shop.orders.Order>", line 9, in __lt__\n'
+_OF_NUMPY = '  File "numpy/random/_generator.pyx", line 861, in numpy.random._generator.Generator.choice\n'
+_OF_CYTHON = '  File "<stringsource>", line 2, in numpy.random._generator.Generator.__reduce_cython__\n'
+_OF_PYX = '  File "/srv/shop/fast.pyx", line 7, in thumb\n'
+_EXECUTED = '  File "<string>", line 8, in job\n  File "<string>", line {}, in validate\n'
 _CAUSED = (
     f"{_HEAD}{_HELPER}KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
 )
@@ -26,6 +30,12 @@ _CAUSED = (
         (_HEAD + _JOB + _STDLIB + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _JOB + _OF_DATACLASS + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _JOB + _OF_ATTRS + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_NUMPY + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_CYTHON + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _OF_PYX + _OF_NUMPY + "X: no\n", "shop/fast.pyx:7 in thumb"),
+        (_HEAD + _EXECUTED.format(6) + _STDLIB + "X: no\n", "<string>:6 in validate"),
+        (_HEAD + _JOB + _EXECUTED.format(6) + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _LIBRARY + _OF_DATACLASS + "X: no\n", "PIL/Image.py:9 in open"),
         (_HEAD + _OF_DATACLASS + _STDLIB + "X: no\n", "<string>:4 in __lt__"),
         (_HEAD + '  File "<stdin>", line 1, in run\n' + _STDLIB + "X: no\n", "<stdin>:1 in run"),
         (_HEAD + _LIBRARY + _STDLIB + "X: no\n", "PIL/Image.py:9 in open"),
@@ -61,7 +71,14 @@ def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
     assert len(others | of_one_kind) == 5
 
 
-def test_faults_on_two_lines_that_meet_in_a_method_of_a_dataclass_are_of_two_kinds() -> None:
-    keys = {failure_key("thumb", "X", _HEAD + line + _OF_DATACLASS + "X: no\n") for line in (_JOB, _HELPER)}
+@pytest.mark.parametrize("met", [_OF_DATACLASS, _OF_NUMPY], ids=["a method of a dataclass", "compiled code"])
+def test_faults_on_two_lines_that_meet_in_what_is_nobodys_line_are_of_two_kinds(met: str) -> None:
+    keys = {failure_key("thumb", "X", _HEAD + line + met + "X: no\n") for line in (_JOB, _HELPER)}
+
+    assert len(keys) == 2
+
+
+def test_faults_on_two_lines_of_a_program_that_is_no_file_are_of_two_kinds() -> None:
+    keys = {failure_key("job", "X", _HEAD + _EXECUTED.format(line) + "X: no\n") for line in (4, 6)}
 
     assert len(keys) == 2
