@@ -23,7 +23,8 @@ _ERROR_CHARS: Final = 72
 """Of an error with an instant behind it."""
 _LEAST: Final = {"DETAILS": 20, "METHOD": 12}
 _NARROWEST_WITH_METHODS: Final = 78
-_YEAR: Final = timedelta(days=365)
+_FAR: Final = timedelta(days=180)
+"""From here on a day without its year could be taken for one that has passed."""
 
 
 def print_jobs(jobs: Sequence[Job]) -> None:
@@ -85,7 +86,7 @@ def _with_instant(detail: str, job: Job) -> str:
     alone, as much of it as there is room for."""
     match job.state:
         case Scheduled(scheduled_at=scheduled_at, enqueue_at=due_at) if str(local_time(due_at)) not in detail:
-            is_far = due_at - scheduled_at >= _YEAR
+            is_far = due_at - scheduled_at >= _FAR
             told = due_at.astimezone().strftime("%Y-%m-%d" if is_far else "%m-%d %H:%M")
             in_words = f"due {told}"
             return short(in_words if len(in_words) <= len(detail) else told, len(detail))
