@@ -149,16 +149,17 @@ def import_named(spec: str) -> object:
         try:
             found = getattr(found, name)
         except AttributeError:
-            told = f"The module {module_name!r} has no attribute {attribute!r}.{_whose(module_name, here)}"
+            told = f"The module {module_name!r} has no attribute {attribute!r}.{_whose(module_name)}"
             raise AppImportError(told) from None
     return found
 
 
-def _whose(module_name: str, here: str | None) -> str:
+def _whose(module_name: str) -> str:
     """Of a module of the standard library that was found in place of a file of the user's: a sentence."""
     name = module_name.partition(".")[0]
     file = getattr(sys.modules.get(name), "__file__", None)
-    if name not in sys.stdlib_module_names or (file is not None and os.path.dirname(file) == here):
+    of_python = os.path.dirname(os.__file__) + os.sep
+    if name not in sys.stdlib_module_names or (file is not None and not file.startswith(of_python)):
         return ""
     return f" It is Python's own ({file or 'built in'}): give a file of yours that is called so another name."
 

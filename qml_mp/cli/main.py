@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from types import ModuleType
 from typing import NoReturn
 
 import click
@@ -146,17 +147,24 @@ def _make_current_directory_importable() -> None:
 
 
 def _hides_a_module(error: Exception) -> AppImportError | None:
-    """What to say instead where a file of the current directory was imported in place of a module of the
-    standard library that is called so, by ours or by others."""
-    if not isinstance(error, ImportError):
-        return None
-    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for file in filter(None, [*frames, error.path]):
-        folder, name = os.path.split(os.path.abspath(file))
+    """What to say instead where a file of the current directory, or a package there, was imported in place of
+    a module of the standard library that is called so, by ours or by others."""
+    match error:
+        case ImportError():
+            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+            files = [*frames, error.path]
+        case AttributeError(obj=ModuleType() as asked):
+            files = [getattr(asked, "__file__", None)]  # what is built in has none
+        case _:
+            return None
+    for file in filter(None, files):
+        path = os.path.abspath(file).removesuffix(f"{os.sep}__init__.py")
+        folder, name = os.path.split(path)
         module = name.removesuffix(".py")
         if folder == host.current_directory() and module in sys.stdlib_module_names:
+            what = "file" if name != module else "folder"
             told = AppImportError(
-                f"The file {file} hides Python's own module {module!r}: give it another name."
+                f"The {what} {path} hides Python's own module {module!r}: give it another name."
             )
             told.__cause__ = error
             return told

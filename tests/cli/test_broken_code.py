@@ -131,6 +131,30 @@ def test_a_file_that_hides_a_module_of_python_is_told_and_what_to_do(
     assert f"The file {file} hides Python's own module 'queue': give it another name." in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("queue/__init__.py", "The folder {folder}/queue hides Python's own module 'queue'"),
+        ("sqlite3.py", "The file {folder}/sqlite3.py hides Python's own module 'sqlite3'"),
+    ],
+)
+def test_a_package_that_hides_a_module_and_a_file_that_lacks_what_the_hidden_one_has_are_told(
+    qml: Qml, file: str, told: str
+) -> None:
+    path = qml.folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "-A", "tasks:app", "jobs", "list"], capture_output=True, text=True,
+        check=False, cwd=qml.folder, env=qml.environment(),
+    )  # fmt: skip
+
+    assert ended.returncode == 3
+    assert is_one_error(ended.stderr)
+    assert told.format(folder=qml.folder) in ended.stderr
+
+
 @pytest.mark.parametrize("command", [("check",), ("start",), ("enqueue", "f")])
 def test_an_app_in_whose_place_a_module_of_python_is_found_is_told_so(
     qml: Qml, command: tuple[str, ...]
@@ -146,6 +170,26 @@ def test_an_app_in_whose_place_a_module_of_python_is_found_is_told_so(
     assert told in of_python.out + of_python.err
     assert "It is Python's own (built in)" in built_in.out + built_in.err
     assert "Python's own" not in of_the_user.out + of_the_user.err
+
+
+@pytest.mark.parametrize(("file", "app"), [("code/tasks.py", "code.tasks:ap"), ("src/code.py", "code:ap")])
+def test_the_users_own_package_that_is_called_like_a_module_of_python_is_not_told_to_be_its(
+    qml: Qml, file: str, app: str
+) -> None:
+    """By an interpreter of its own: one of the suite has the module already."""
+    path = qml.folder / file
+    path.parent.mkdir()
+    (path.parent / "__init__.py").touch()
+    path.write_text("from qml_mp import QmlApp\napp = QmlApp()\n")
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "-A", app, "check"], capture_output=True, text=True, check=False,
+        cwd=qml.folder, env={**qml.environment(), "PYTHONPATH": f"{qml.folder / 'src'}:{ROOT}"},
+    )  # fmt: skip
+
+    assert ended.returncode == 3
+    assert f"The module {app.partition(':')[0]!r} has no attribute 'ap'." in ended.stdout + ended.stderr
+    assert "Python's own" not in ended.stdout + ended.stderr
 
 
 def below_settings_of(qml: Qml, app: str) -> Qml:
