@@ -24,12 +24,10 @@ from qml_mp.settings_file import ALIASES, nearest_file
 
 DEFAULT_URL = "sqlite:///qml.db"
 _THE_DEFAULT = "the default"
-
 _NAME_NO_FILE = ("", ":memory:")  # which is told when they are opened
 _ENV_PREFIX = "QML_MP_"
 _OF_TESTS = "QML_MP_TEST_"
-WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
-"""With what people sign in on the page."""
+WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"  # with what people sign in on the page
 _KEPT: dict[str, str] = {}  # that, where an import in this process has taken it out of the environment
 _OF_KUBERNETES = re.compile(
     r"QML_MP_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
@@ -125,7 +123,10 @@ def load_web_token() -> str | None:
 
 
 def keep_web_token(token: str | None) -> None:
-    """Have this one, if there is one, wherever the environment names none any more."""
+    """Have this one, if there is one, where an import has taken it out of the environment; and what the
+    program has set there since, which is taken out here, as that import does not run again."""
+    if _KEPT and os.environ.get(WEB_TOKEN_VARIABLE):
+        token = os.environ.pop(WEB_TOKEN_VARIABLE)
     if token is not None and not os.environ.get(WEB_TOKEN_VARIABLE):
         _KEPT[WEB_TOKEN_VARIABLE] = token
 
@@ -265,8 +266,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, _Setting]:
     found: dict[str, _Setting] = {}
     for key in (*ALIASES, *SETTINGS):
         variable = _ENV_PREFIX + key.upper()
-        text = environment.get(variable, "")
-        if not text:
+        if not (text := environment.get(variable)):
             continue
         name = ALIASES.get(key, key)
         if name in found:

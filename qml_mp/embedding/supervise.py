@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection
 
 from qml_mp.child.prologue import open_channels
-from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
+from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import lasting_thread_count
@@ -59,15 +59,18 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     """The source with its program in memory when the settings want that: workers are cheap copies then. Else
     as it is. Warns of sockets, pipes and the like that the import has left open: workers do not have them.
     What it takes out of the environment stays out, so that no job of a later run sees it, for which nothing
-    is imported; the page's token is kept beside it.
+    is imported; the page's token is kept beside it, also that which the program sets for a later run.
 
     Raises `AppImportError`, and `ConfigurationError` when the import has started threads, which
     would not exist in the copies.
     """
+    token = load_web_token()
     if not config.preload or isinstance(source, LoadedProgram):
+        if isinstance(source, NamedProgram) and source.is_imported:
+            keep_web_token(token)
         return source
     cap_native_threads(config.worker_count)  # read by the libraries that the import loads
-    before, token = open_channels(), load_web_token()
+    before = open_channels()
     try:
         program = source.load()
     except Exception as error:

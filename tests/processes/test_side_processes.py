@@ -18,6 +18,7 @@ from tests.postgres_cluster import free_port
 from tests.processes.harness import PATIENCE_S, ROOT, Server, is_gone, result_of, wait_until
 from tests.processes.side import get, scrape, served_at, side_pid
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.web.serving import token_of
 
 BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 
@@ -86,6 +87,13 @@ signal.signal(signal.SIGTERM, lambda *_: (last.stop(), ended.set()))
 last.start()
 ended.wait()
 """
+_SECRET = "a-long-secret-token"
+_SET_AGAIN = """
+import itertools, os
+runs = itertools.count()
+""" + _EMBEDDED.replace(
+    "    config =", f"    os.environ['QML_MP_WEB_TOKEN'] = f'{_SECRET}-{{next(runs)}}'\n    config ="
+)
 _RUNS = 5  # one after the other; only the first of those in the very process imports the module
 
 
@@ -98,8 +106,13 @@ def page_of(server: Server, run: int) -> str:
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("program", "flags"),
-    [(("-m", "qml_mp"), ()), (("-m", "qml_mp"), ("--preload",)), (("-c", _EMBEDDED), ())],
-    ids=["start", "start --preload", "embedded"],
+    [
+        (("-m", "qml_mp"), ()),
+        (("-m", "qml_mp"), ("--preload",)),
+        (("-c", _EMBEDDED), ()),
+        (("-c", _SET_AGAIN), ()),
+    ],
+    ids=["start", "start --preload", "embedded", "embedded, set again before each run"],
 )
 def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hides_from_its_jobs(
     server: Callable[..., Server], storage: Storage, tmp_path: Path,
@@ -108,7 +121,7 @@ def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hi
     (tmp_path / "secretive.py").write_text(_SECRETIVE)
     one = server(
         "-w", "1", "--web", "127.0.0.1:0", *flags, app="secretive:app",
-        PYTHONPATH=f"{tmp_path}:{ROOT}", QML_MP_WEB_TOKEN="a-long-secret-token",
+        PYTHONPATH=f"{tmp_path}:{ROOT}", QML_MP_WEB_TOKEN=_SECRET,
     )  # fmt: skip
     one.program = program
     one.fresh = "-c" in program
@@ -117,8 +130,12 @@ def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hi
     for run in range(_RUNS if one.fresh else 1):
         if run:
             one.signal(signal.SIGTERM)
-        answer = httpx.get(page_of(one, run), trust_env=False, timeout=PATIENCE_S)
+        secret = f"{_SECRET}-{run}" if program == ("-c", _SET_AGAIN) else _SECRET
+        with httpx.Client(base_url=page_of(one, run), trust_env=False, timeout=PATIENCE_S) as visitor:
+            answer, form = visitor.get("/"), visitor.get("/sign-in")
+            let_in = visitor.post("/sign-in", data={"page_token": token_of(form.text), "secret": secret})
         assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2F")
+        assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
         assert result_of(storage, "token") is None
     assert one.stop() == 0
 
