@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.answers import ReloadedCode
-from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.recurring import Followed
 from qml_mp.core.state import StateName
@@ -97,8 +97,7 @@ class ClaimReclaimed(JobEvent):
 class CancelStarted:
     """A supervisor begins to end a running job that somebody wants cancelled."""
 
-    key: ClaimKey
-    worker_id: str
+    claim: ClaimFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

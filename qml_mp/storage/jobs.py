@@ -181,6 +181,8 @@ class JobStore(Part):
         return [
             CancelRequest(
                 key=ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]),
+                method=row["method"],
+                attempt=row["failures"] + row["crashes"] + 1,
                 worker_id=row["worker_id"],
                 reason=row["cancel_reason"],
             )

@@ -73,7 +73,8 @@ class JobQueries:
     request_cancel: str
     """id, reason: leave word for the supervisor of the job, which runs; the first reason given stays."""
     cancel_requests: str
-    """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
+    """server_id: id, claim_seq, method, failures, crashes, worker_id, cancel_reason of running jobs that
+    somebody wants cancelled."""
     note_progress: str
     """For `run_each`, id, claim_seq, progress (JSON text), no id twice: say so of these claims, guarded by
     claim_seq and Processing; `count`."""

@@ -105,6 +105,9 @@ class CancelRequest:
     """A cancel that a supervisor has to carry to one of its workers."""
 
     key: ClaimKey
+    method: str
+    attempt: int
+    """As in `Job`."""
     worker_id: str
     reason: str
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, Failure, Outcome
+from qml_mp.core.outcome import AttemptKind, Crash, Failure, Outcome
 from qml_mp.core.state import Deleted, Enqueued, StateName
 from qml_mp.errors import InvalidTransition, JobNotFound
 from qml_mp.storage.store import Storage
@@ -86,6 +88,18 @@ def test_cancelling_an_ended_job_changes_nothing(storage: Storage, state: StateN
 
     assert result is CancelResult.ALREADY_FINAL
     assert present(storage, claim) == before
+
+
+def test_the_supervisor_is_told_of_which_attempt_a_cancel_is(storage: Storage) -> None:
+    crashed = claim_new(storage)
+    storage.finish(crashed, Crash(error=NO, rerun_after=timedelta()), retention=KEEP)
+    claim = storage.fetch_and_lock_job(fetch(crashed.job.queue))
+    assert claim is not None
+
+    storage.request_cancel(claim.job.id, reason="too slow", retention=KEEP)
+
+    [request] = storage.cancel_requests("server#1")
+    assert (request.key, request.method, request.attempt) == (claim.key, "work", 2)
 
 
 def test_cancelling_a_running_job_asks_its_supervisor(storage: Storage) -> None:

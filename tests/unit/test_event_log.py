@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.core.answers import ReloadedCode
-from qml_mp.core.job import ClaimKey, Job
+from qml_mp.core.job import Job
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -52,7 +52,7 @@ from qml_mp.events.facts import (
 from qml_mp.events.log import log_event
 from qml_mp.storage.row_change import applied, row_change
 from qml_mp.storage.values import BY_DEFAULT
-from tests.unit.processor_case import NOW, claim_of
+from tests.unit.processor_case import NOW, claim_of, keys_of
 
 CLAIM = claim_of({"password": "hunter2"}, failures=1, crashes=1)
 BAD = ErrorInfo(type="ValueError", message="bad", traceback='Traceback:\n  File "x.py"\nValueError: bad\n')
@@ -192,7 +192,7 @@ NOTHING = Followed(added=(), changed=(), removed=(), refused={})
             "WARNING",
             f"Job {ABOUT.job_id} of worker 2 (pid 7), which was killed by SIGKILL, is somebody else's now",
         ),
-        (CancelStarted(key=ClaimKey(job_id="j", claim_seq=1), worker_id="w-1"), "INFO", "Cancelling job j"),
+        (CancelStarted(claim=ABOUT), "INFO", f"Cancelling job {ABOUT.job_id}"),
         (
             TemplateFired(template_id="t", job_id="j", method="f", queue="default"),
             "INFO",
@@ -342,10 +342,7 @@ def test_a_record_about_a_claim_has_its_number_beside_that_of_the_attempt(
         log_event(event)
 
     [record] = caplog.records
-    fields = vars(record)
-    assert [fields.get(name) for name in ("job_id", "worker_id", "attempt", "claim_seq")] == [
-        CLAIM.job.id, "w-1", 3, 1,
-    ]  # fmt: skip
+    assert (*keys_of(record), vars(record)["claim_seq"]) == (CLAIM.job.id, "f", 3, "w-1", 1)
 
 
 def test_a_server_that_was_declared_dead_says_under_which_name_it_goes_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -120,6 +121,22 @@ def test_a_worker_that_still_does_not_show_it_is_told_again_and_the_log_is_not(
 
     assert counts == [0, 1, 0, 0, 1, 0]
     assert len(caplog.messages) == 3
+
+
+def test_that_a_job_is_being_cancelled_is_told_with_its_attempt(
+    storage: Storage, run: Run, worker: WorkerProcess, claims: list[Claim], caplog: pytest.LogCaptureFixture
+) -> None:
+    in_hand, *_ = claims
+    worker.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=in_hand.key))
+    worker.look(0.0)
+    storage.request_cancel(in_hand.job.id, reason="not wanted", retention=KEEP)
+
+    with caplog.at_level(logging.INFO):
+        CancelLoop(run).tick(storage)
+
+    [told] = caplog.records
+    assert told.message == f"Cancelling job {in_hand.job.id}"
+    assert keys_of(told) == (in_hand.job.id, in_hand.job.method, 1, "w")
 
 
 class Waiting:

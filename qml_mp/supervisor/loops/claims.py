@@ -55,7 +55,11 @@ class CancelLoop(Loop):
             worker = workers.get(request.worker_id)
             plan = self._run.graces.cancel(asked=self._run.clock.monotonic())
             if worker is not None and worker.cancel(request.key, plan):
-                self._run.events.emit(CancelStarted(key=request.key, worker_id=request.worker_id))
+                claim = ClaimFacts(
+                    job_id=request.key.job_id, method=request.method, claim_seq=request.key.claim_seq,
+                    attempt=request.attempt, worker_id=request.worker_id,
+                )  # fmt: skip
+                self._run.events.emit(CancelStarted(claim=claim))
 
 
 class UnshownClaimsLoop(Loop):

@@ -229,7 +229,7 @@ JOBS: Final = JobQueries(
         WHERE id = %(id)s AND state = 'processing' RETURNING id
     """),
     cancel_requests="""
-        SELECT id, claim_seq, worker_id, cancel_reason FROM {s}.jobs
+        SELECT id, claim_seq, method, failures, crashes, worker_id, cancel_reason FROM {s}.jobs
         WHERE state = 'processing' AND server_id = %(server_id)s AND cancel_reason IS NOT NULL
         ORDER BY started_at, id
     """,

@@ -147,7 +147,8 @@ JOBS: Final = JobQueries(
         WHERE id = :id AND state = 'processing'
     """,
     cancel_requests="""
-        SELECT id, claim_seq, worker_id, cancel_reason FROM qml_jobs INDEXED BY qml_jobs_processing
+        SELECT id, claim_seq, method, failures, crashes, worker_id, cancel_reason
+        FROM qml_jobs INDEXED BY qml_jobs_processing
         WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
         ORDER BY started_at, id
     """,
