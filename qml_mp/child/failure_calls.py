@@ -13,6 +13,7 @@ from qml_mp import failpoints
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.told_once import ToldOnce
 from qml_mp.core.job import Claim
+from qml_mp.core.outcome import ErrorInfo
 from qml_mp.errors import StorageError
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.job_records import note_running
@@ -93,17 +94,21 @@ class FailureCalls:
         self._next_at = now + (_LOOK_EVERY_S if callback is None else now - began_at)  # half of it for jobs
 
     def _make(self, callback: FailureCallback, hook: FailureHook) -> None:
-        job, extra = callback.job, {"job_id": callback.job.id}
+        job = callback.job
+        extra = {"job_id": job.id, "method": job.method, "worker_id": self._fetch.worker_id}
         if callback.tries > _MOST_TRIES:  # each of the others was killed
             self._storage.end_failure_callback(callback)
             logger.error("on_failure of job %s is given up: no call came to its end", job.id, extra=extra)
             return
         failpoints.hit("callback.taken")
-        problem = self._call(callback, hook)
+        raised = self._call(callback, hook)
         failpoints.hit("callback.called")
-        if problem is None:
+        if raised is None:
             self._storage.end_failure_callback(callback)
-        elif callback.tries >= _MOST_TRIES:
+            return
+        trace = extra["traceback"] = (raised.traceback or "").rstrip()
+        problem = f"{raised.type}: {raised.message}\n{trace}"
+        if callback.tries >= _MOST_TRIES:
             self._storage.end_failure_callback(callback)
             logger.error("on_failure of job %s failed, and is given up: %s", job.id, problem, extra=extra)
         else:
@@ -112,7 +117,7 @@ class FailureCalls:
             text = "on_failure of job %s failed, and is called again in %s s: %s"
             logger.error(text, job.id, round(pause.total_seconds()), problem, extra=extra)
 
-    def _call(self, callback: FailureCallback, hook: FailureHook) -> str | None:
+    def _call(self, callback: FailureCallback, hook: FailureHook) -> ErrorInfo | None:
         """What it raised; None: nothing."""
         job = replace(callback.job)  # of which it may make what it likes
         # The supervisor is shown a key, which has a UUID; the job may have failed for that its id is none.
@@ -130,8 +135,7 @@ class FailureCalls:
             in_own_context(hook, job, callback.error)
             return None
         except BaseException as error:
-            told = describe_anything(error)
-            return f"{told.type}: {told.message}\n{told.traceback or ''}".rstrip()
+            return describe_anything(error)
         finally:
             note_running(None)
             self._display.finishing()

@@ -140,11 +140,12 @@ class StateChanges:
             in_own_context(lambda told, _: hook(told), change, None)
         except BaseException as error:
             told = describe_anything(error)
+            trace = (told.traceback or "").rstrip()
             logger.error(
                 "The state-change hook failed: %s: %s\n%s",
                 told.type,
                 told.message,
-                told.traceback or "",
-                extra=about(execution.claim),
+                trace,
+                extra={**about(execution.claim), "traceback": trace},
             )
         self.takes_long = time.monotonic() - began_at > LONG_S

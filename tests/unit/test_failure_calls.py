@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from qml_mp.child.reports import Display, StateChanges
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.embedding.log_format import JsonFormatter
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
@@ -162,10 +164,15 @@ def test_a_function_that_raises_is_called_five_times_in_all(
         clock.at += timedelta(seconds=1)
 
     assert at == [0, 5, 25, 105, 425]
-    messages = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    messages = [record.message for record in records]
     assert len(messages) == 5
-    assert "called again in 5 s: SystemExit: not today" in messages[0]
-    assert "is given up: SystemExit: not today" in messages[-1]
+    assert "called again in 5 s: SystemExit: not today\nTraceback" in messages[0]
+    assert "is given up: SystemExit: not today\nTraceback" in messages[-1]
+    for line in (json.loads(JsonFormatter().format(record)) for record in records):
+        assert (line["method"], line["worker_id"]) == ("f", "w-1")
+        assert line["message"].endswith(": SystemExit: not today")
+        assert line["traceback"].startswith("Traceback")
 
 
 def test_what_storage_refuses_of_the_calls_is_told_once_until_it_works_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
+from qml_mp.embedding.log_format import JsonFormatter
 from qml_mp.errors import ConfigurationError, StorageUnavailable, WorkerBootError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
@@ -796,6 +798,9 @@ def test_that_the_hook_failed_is_told_with_its_attempt(
 
     [told] = [record for record in caplog.records if "hook failed" in record.message]
     assert keys_of(told) == (claim.job.id, "f", 2, "w-1")
+    line = json.loads(JsonFormatter().format(told))
+    assert line["message"] == "The state-change hook failed: ValueError: no such channel"
+    assert line["traceback"].endswith("ValueError: no such channel")
 
 
 def test_a_cancel_pushes_the_job_and_no_hook_that_is_told_of_its_end(
