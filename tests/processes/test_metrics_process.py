@@ -204,7 +204,7 @@ def test_a_file_that_is_gone_is_no_storage_that_answers(
 
     wait_until(lambda: scrape(url)["qml_mp_storage_up"] == 0)
     assert "the storage does not answer" in get(f"{url}/readyz")[1].splitlines()
-    wait_until(lambda: "Metrics cannot look at storage: The SQLite file" in one.log())
+    wait_until(lambda: "Metrics cannot look at storage: The SQLite file" in one.log(), what=one.log)
     assert "qml-mp migrate" not in one.log()
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.storage.sqlite import disk
-from qml_mp.storage.sqlite.users import has_lost_its_log
+from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.storage.sqlite import connection, disk
+from qml_mp.storage.sqlite.users import has_lost_its_log, log_of
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import (
@@ -190,6 +190,27 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
             storage.check_schema()
 
     assert path.exists() == replaced
+
+
+@pytest.mark.fault(44)
+def test_a_file_deleted_just_while_it_is_opened_is_said_to_be_deleted(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.enqueue(Job.new("work"))
+    storage.close()
+
+    def deleted(of: str) -> str:
+        for file in list(path.parent.iterdir()):
+            file.unlink()
+        return log_of(of)
+
+    monkeypatch.setattr(connection, "log_of", deleted)
+    with pytest.raises(
+        StorageUnreachable, match=r"The SQLite file .*jobs\.db, or .* was deleted or replaced"
+    ):
+        storage.job_counts()
+
+    assert not path.exists()
 
 
 @pytest.mark.fault(44)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.host import FileIdentity, identity_of_file
+from qml_mp.storage.sqlite.errors import moved
 from qml_mp.storage.sqlite.inherited import leave_open
 from qml_mp.storage.sqlite.opening import close_without_index, open_descriptors
 from qml_mp.storage.sqlite.users import index_of
@@ -66,6 +67,8 @@ class LogOnDisk:
         descriptor would take away. `before`: what was open before the connection was."""
         try:
             self._descriptor = os.open(log_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:  # the connection has made it, or found it
+            raise moved(self._path) from error
         except OSError as error:
             raise StorageUnreachable(
                 f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
