@@ -99,7 +99,7 @@ class _Inline:
         """Enqueue the jobs and run all that there is; the ids that stand for them, in order.
 
         With `raise_failures`, raises what the first job that ended failed has raised: of these jobs, where a
-        job enqueues them.
+        job enqueues them, which may run its siblings too.
         """
 
         def enqueue() -> list[str]:
@@ -122,14 +122,14 @@ class _Inline:
         outer = next((call for call in reversed(running) if call.block is self._calls), None)
         call = outer or Call(block=self._calls, left=_MOST_BESIDES)
         try:
-            at_work, turn = self._calls.expect(call, job_ids, room=len(job_ids))
+            at_work = self._calls.expect(call, job_ids, room=len(job_ids))
             ids = enqueue()
             # A job waits for none that was under way before: that may be itself, or wait for this one.
             awaited = set(ids) - at_work if running else set(ids)
             if outer is None:
                 call.job_ids |= awaited
                 awaited = call.job_ids  # with all that will come of them
-            self._run_all(call, awaited, since=0 if outer is None else turn)
+            self._run_all(call, awaited)
             failures = self._calls.pop_failures(call, awaited)
         finally:
             if outer is None:
@@ -139,9 +139,9 @@ class _Inline:
                 raise failure
         return ids
 
-    def _run_all(self, call: Call, awaited: Collection[str], *, since: int) -> None:
+    def _run_all(self, call: Call, awaited: Collection[str]) -> None:
         """Run what can run until nothing is left, and other threads have ended what is awaited."""
-        while (taken := self._calls.take(self._fetch, awaited, call=call, since=since)) is not None:
+        while (taken := self._calls.take(self._fetch, awaited, call=call)) is not None:
             claim, of = taken
             failure: BaseException | None = None
             try:

@@ -30,9 +30,8 @@ class Calls:
     """Those of one block, what they have under way, and what has failed. For all its threads."""
 
     def __init__(self) -> None:
-        self._call_of: dict[str, tuple[Call, int]] = {}
-        """By the id of the job, while the call goes on; with the turn at which it was expected first."""
-        self._turn = 0
+        self._call_of: dict[str, Call] = {}
+        """By the id of the job, while the call goes on."""
         self._failures: dict[str, BaseException] = {}
         """Why jobs have failed, by their ids, the first one first; until it is raised."""
         self.begin_in_child()
@@ -43,46 +42,29 @@ class Calls:
         self._done = threading.Condition()
         """With the lock of all of this; told when a job is done."""
         self._at_work: set[str] = set()
-        self._kept: dict[str, Claim] = {}
-        """What jobs that enqueue others have met and do not wait for, by the id of the job."""
 
-    def expect(self, call: Call, job_ids: Collection[str], *, room: int = 0) -> tuple[frozenset[str], int]:
+    def expect(self, call: Call, job_ids: Collection[str], *, room: int = 0) -> frozenset[str]:
         """Before anybody can take them: these jobs come of the call, and so many more may run. The ids of all
-        jobs that are under way by now, and the turn that it is."""
+        jobs that are under way by now."""
         with self._done:
-            self._turn += 1
             call.left += room
             call.job_ids.update(
-                job_id
-                for job_id in job_ids
-                if self._call_of.setdefault(job_id, (call, self._turn))[0] is call
+                job_id for job_id in job_ids if self._call_of.setdefault(job_id, call) is call
             )
-            return frozenset(self._at_work), self._turn
+            return frozenset(self._at_work)
 
     def take(
-        self, fetch: Callable[[], Claim | None], awaited: Collection[str], *, call: Call, since: int
+        self, fetch: Callable[[], Claim | None], awaited: Collection[str], *, call: Call
     ) -> tuple[Claim, Call] | None:
         """The next job to be run, and the call that it comes of: this one, when nobody knows better. None:
-        there is none, and of those that are awaited none is under way in another thread.
-
-        Only those that are awaited or are expected since this turn (0: all). Others are kept for calls that
-        take them: run within each other, a few dozen that enqueue one each would be too deep.
-        """
-
-        def is_wanted(job_id: str) -> bool:
-            return job_id in awaited or self._call_of.get(job_id, (None, 0))[1] >= since
-
+        there is none, and of those that are awaited none is under way in another thread."""
         with self._done:
             while True:
-                kept = next(filter(is_wanted, self._kept), None)
-                claim = fetch() if kept is None else self._kept.pop(kept)
-                if claim is not None and not is_wanted(claim.job.id):
-                    self._kept[claim.job.id] = claim
-                    continue
+                claim = fetch()
                 if claim is not None:
                     self._at_work.add(claim.job.id)
                     self.expect(call, [claim.job.id])
-                    of, _ = self._call_of[claim.job.id]
+                    of = self._call_of[claim.job.id]
                     of.left -= 1
                     return claim, of
                 if self._at_work.isdisjoint(awaited):
@@ -101,16 +83,13 @@ class Calls:
         """Those of these jobs as far as they come of the call, the first one first; nobody is told of them
         again."""
         with self._done:
-            own = [each for each in self._failures if each in job_ids and self._comes_of(each, call)]
+            own = [each for each in self._failures if each in job_ids and self._call_of.get(each) is call]
             return [self._failures.pop(job_id) for job_id in own]
 
     def forget(self, call: Call) -> None:
         """It is over."""
         with self._done:
             for job_id in call.job_ids:
-                if self._comes_of(job_id, call):
+                if self._call_of.get(job_id) is call:
                     del self._call_of[job_id]
                     self._failures.pop(job_id, None)  # of a call that was broken off
-
-    def _comes_of(self, job_id: str, call: Call) -> bool:
-        return job_id in self._call_of and self._call_of[job_id][0] is call
