@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.sqlite import connection, disk
-from qml_mp.storage.sqlite.users import has_lost_its_log, log_of
+from qml_mp.storage.sqlite.users import has_lost_its_log
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import (
@@ -193,24 +195,46 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
 
 
 @pytest.mark.fault(44)
-def test_a_file_deleted_just_while_it_is_opened_is_said_to_be_deleted(
-    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_proc", [True, False])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (connection, "version_of"),
+        (connection, "log_of"),
+        (disk, "identity_of_file"),
+        (disk, "index_of"),
+        (disk, "_shown_name"),
+        (disk, "open_descriptors"),
+    ],
+    ids=["connected to", "read", "with its log", "with what is known of the log", "of its index", "of all"],
+)
+def test_a_file_deleted_just_while_it_is_opened_is_said_to_be_deleted_and_takes_no_job(
+    storage: Storage,
+    path: Path,
+    owner: ModuleType,
+    name: str,
+    has_proc: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage.enqueue(Job.new("work"))
     storage.close()
+    descriptors = len(os.listdir("/dev/fd"))
+    if not has_proc:
+        monkeypatch.setattr(disk, "_shown_name", lambda _: None)
+    call = getattr(owner, name)
 
-    def deleted(of: str) -> str:
+    def with_all_deleted(*arguments: Any) -> Any:
         for file in list(path.parent.iterdir()):
             file.unlink()
-        return log_of(of)
+        return call(*arguments)
 
-    monkeypatch.setattr(connection, "log_of", deleted)
-    with pytest.raises(
-        StorageUnreachable, match=r"The SQLite file .*jobs\.db, or .* was deleted or replaced"
-    ):
-        storage.job_counts()
+    monkeypatch.setattr(owner, name, with_all_deleted)
+    for _ in range(2):
+        with pytest.raises(StorageUnreachable, match=r"The SQLite file .*, or .* was deleted or replaced"):
+            storage.enqueue(Job.new("work"))
 
     assert not path.exists()
+    assert len(os.listdir("/dev/fd")) == descriptors
 
 
 @pytest.mark.fault(44)

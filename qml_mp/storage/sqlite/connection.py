@@ -279,7 +279,7 @@ class SqliteConnection(ProcessConnection):
         self._check_not_moved()
         if not self._is_schema_expected:
             create_file(self.path)
-        before = open_descriptors()
+        before, file = open_descriptors(), identity_of_file(self.path)
         connection = self._connect()
         try:
             found = self._version(connection)
@@ -291,10 +291,14 @@ class SqliteConnection(ProcessConnection):
                 self._migrate(connection)
             version_of(connection)  # a first read, which makes the log
             self._disk.open(log_of(self.path), before=before)
-        except BaseException:
-            connection.close()
+            if file is None or identity_of_file(self.path) != file:
+                raise moved(self.path)  # else it would go on, unseen, in a file that has no name
+        except BaseException as error:
+            self._disk.close(connection)
+            if isinstance(error, sqlite3.Error) and identity_of_file(self.path) != file:
+                raise moved(self.path) from error
             raise
-        self._file, self._is_schema_expected = identity_of_file(self.path), True
+        self._file, self._is_schema_expected = file, True
         return connection
 
     def _check_not_moved(self) -> None:

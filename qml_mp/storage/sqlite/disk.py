@@ -73,7 +73,7 @@ class LogOnDisk:
             raise StorageUnreachable(
                 f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
             ) from error
-        self._log_path, self._log = log_path, identity_of_file(log_path)
+        self._log_path, self._log = log_path, identity_of_file(self._descriptor)
         self._index_path = index_of(self._path)
         self._index = identity_of_file(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
@@ -84,6 +84,8 @@ class LogOnDisk:
         self._files = {fd: file for fd, file in opened.items() if before.get(fd) != file}
         logs = (fd for fd, file in self._files.items() if file == self._log)
         self._logs = frozenset(logs) - {self._descriptor}
+        if self._index is None or identity_of_file(log_path) != self._log:
+            raise moved(self._path)
 
     def is_in_place(self) -> bool:
         """Whether the log that is open, and its index, were neither deleted nor replaced."""
