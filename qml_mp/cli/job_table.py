@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, assert_never
 
 from qml_mp.cli.fitting import fitted, terminal_width
@@ -24,15 +24,17 @@ _ERROR_CHARS: Final = 72
 _LEAST: Final = {"DETAILS": 20, "METHOD": 12}
 _NARROWEST_WITH_METHODS: Final = 78
 _FAR: Final = timedelta(days=180)
-"""From here on a day without its year could be taken for one that has passed."""
+"""From now on, or ago: the day alone could be taken for that of another year."""
 
 
 def print_jobs(jobs: Sequence[Job]) -> None:
     """The table on stdout."""
-    print_table(*table_of(jobs, width=terminal_width()))
+    print_table(*table_of(jobs, width=terminal_width(), now=datetime.now(UTC)))
 
 
-def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+def table_of(
+    jobs: Sequence[Job], *, width: int | None, now: datetime
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Headers and rows whose lines have at most so many characters (None: as they come). In however narrow a
     terminal, id, state and a part of the rest stay."""
     columns = {
@@ -53,7 +55,7 @@ def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], 
         ]
     headers, rows = fitted(columns, width=width, drop=("PRIO", "QUEUE", "CREATED"), shrink=_LEAST)
     if "METHOD" in headers:
-        rows = [(*row[:-1], _with_instant(row[-1], job)) for row, job in zip(rows, jobs, strict=True)]
+        rows = [(*row[:-1], _with_instant(row[-1], job, now)) for row, job in zip(rows, jobs, strict=True)]
     return headers, rows
 
 
@@ -81,12 +83,12 @@ def detail_of(job: Job) -> str:
             assert_never(job.state)
 
 
-def _with_instant(detail: str, job: Job) -> str:
+def _with_instant(detail: str, job: Job, now: datetime) -> str:
     """The detail; where its end was cut off with a part of the instant at which the job is due, that instant
     alone, as much of it as there is room for."""
     match job.state:
-        case Scheduled(scheduled_at=scheduled_at, enqueue_at=due_at) if str(local_time(due_at)) not in detail:
-            is_far = due_at - scheduled_at >= _FAR
+        case Scheduled(enqueue_at=due_at) if str(local_time(due_at)) not in detail:
+            is_far = abs(due_at - now) >= _FAR
             told = due_at.astimezone().strftime("%Y-%m-%d" if is_far else "%m-%d %H:%M")
             in_words = f"due {told}"
             return short(in_words if len(in_words) <= len(detail) else told, len(detail))

@@ -55,7 +55,7 @@ def job_in(state: JobState | None, **options: str) -> Job:
 
 @pytest.mark.parametrize(("state", "expected"), STATES)
 def test_the_last_column_has_what_one_looks_for_in_that_state(state: JobState | None, expected: str) -> None:
-    headers, [row] = table_of([job_in(state)], width=None)
+    headers, [row] = table_of([job_in(state)], width=None, now=NOW)
 
     assert headers == ["ID", "STATE", "METHOD", "QUEUE", "PRIO", "CREATED", "DETAILS"]
     assert expected in row[-1]
@@ -63,7 +63,7 @@ def test_the_last_column_has_what_one_looks_for_in_that_state(state: JobState | 
 
 @pytest.mark.parametrize(("width", "left"), [(200, 7), (115, 6), (105, 5), (90, 4), (80, 4)])
 def test_a_narrow_terminal_has_fewer_columns(width: int, left: int) -> None:
-    headers, _ = table_of([job_in(state) for state, _ in STATES], width=width)
+    headers, _ = table_of([job_in(state) for state, _ in STATES], width=width, now=NOW)
 
     assert len(headers) == left
     assert {"ID", "STATE", "METHOD", "DETAILS"} <= set(headers)
@@ -79,7 +79,7 @@ def test_a_narrow_terminal_has_fewer_columns(width: int, left: int) -> None:
 )
 @pytest.mark.parametrize("method", ["f", "generate_monthly_report"])
 def test_at_80_columns_the_error_can_still_be_told(state: JobState, method: str) -> None:
-    _, [row] = table_of([job_in(state, method=method)], width=80)
+    _, [row] = table_of([job_in(state, method=method)], width=80, now=NOW)
 
     assert row[2].startswith(method[:10])
     assert row[-1].startswith("ConnectionR")
@@ -99,20 +99,30 @@ def test_in_whatever_width_the_time_of_day_at_which_a_job_is_due_can_be_told(
     beside: list[JobState], width: int, told: str
 ) -> None:
     due_at = datetime(2026, 12, 2, 1, 0, 19, tzinfo=UTC)
-    states = [Scheduled(scheduled_at=due_at - timedelta(hours=5), enqueue_at=due_at), *beside]
+    states = [Scheduled(scheduled_at=due_at - timedelta(days=300), enqueue_at=due_at), *beside]
 
-    _, rows = table_of([job_in(state, method="generate_monthly_report") for state in states], width=width)
+    jobs = [job_in(state, method="generate_monthly_report") for state in states]
+    _, rows = table_of(jobs, width=width, now=due_at - timedelta(hours=5))
 
     assert rows[0][-1] == due_at.astimezone().strftime(told)
 
 
-@pytest.mark.parametrize("due_at", [datetime(2028, 3, 1, 12, tzinfo=UTC), datetime(2027, 2, 27, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    "due_at",
+    [
+        datetime(2028, 3, 1, 12, tzinfo=UTC),
+        datetime(2027, 2, 27, tzinfo=UTC),
+        datetime(2025, 4, 1, tzinfo=UTC),
+    ],
+)
 def test_of_a_job_that_is_due_in_another_year_the_year_is_told_before_the_time_of_day(
     due_at: datetime,
 ) -> None:
-    """Also just short of a year from now: without it that looked overdue by days."""
+    """Or was: without it what is due just short of a year from now looked overdue by days."""
 
-    _, [row] = table_of([job_in(Scheduled(scheduled_at=NOW, enqueue_at=due_at), method="f" * 20)], width=80)
+    _, [row] = table_of(
+        [job_in(Scheduled(scheduled_at=NOW, enqueue_at=due_at), method="f" * 20)], width=80, now=NOW
+    )
 
     assert row[-1] == due_at.astimezone().strftime("due %Y-%m-%d")
 
@@ -139,7 +149,7 @@ def test_no_line_is_wider_than_the_terminal_and_every_id_is_whole(
         replace(job_in(state), method=method, queue=queue) for method, queue in names for state, _ in STATES
     ]
 
-    headers, rows = table_of(jobs, width=width)
+    headers, rows = table_of(jobs, width=width, now=NOW)
 
     widths = [max(map(width_of, column)) for column in zip(headers, *rows, strict=True)]
     assert sum(widths) + 2 * (len(widths) - 1) <= width
