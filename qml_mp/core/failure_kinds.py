@@ -18,11 +18,12 @@ _NO_PYTHON = re.compile(r'  File "([^<].*)", line (\d+)')
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 _FOREIGN = re.compile(
     r"^<frozen |^<string>$|^<attrs generated |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]"
-    r"|^<stringsource>$|^[^/\\<][^:]*\.p(yx|xi|xd)$"
+    r"|^<stringsource>$"
 )
-"""Files of the standard library and of installed packages; those of Cython, whose paths are as they were when
-the package was compiled, relative; and code that these have written while the program runs, such as the
-methods of a dataclass, whose lines stand in no file."""
+"""Files of the standard library and of installed packages; and code that these have written while the program
+runs, such as the methods of a dataclass, whose lines stand in no file."""
+_OF_CYTHON = re.compile(r"^[^/\\<][^:]*\.p(yx|xi|xd)$")
+"""Their paths are as they were where they were compiled, often relative."""
 _MADE = "<string>"
 """What stands for a file in the frames of such code, and of all that is given to exec() or `python -c`."""
 _MAX_CHARS = 200
@@ -43,9 +44,10 @@ def read_frame(line: str) -> FrameLine | None:
     return None if found is None else FrameLine(file=found[1], line=found[2], function=found[3])
 
 
-def is_foreign(file: str) -> bool:
-    """Whether it belongs to the standard library or to an installed package, or is code that these made."""
-    return _FOREIGN.search(file) is not None
+def is_foreign(file: str, *, has_source: bool) -> bool:
+    """Whether it belongs to the standard library or to an installed package, or is code that these made. Of
+    Cython the user's own has its source there, from which the traceback has the line below the frame."""
+    return _FOREIGN.search(file) is not None or (not has_source and _OF_CYTHON.search(file) is not None)
 
 
 def failure_key(method: str, error_type: str, traceback: str | None) -> str:
@@ -62,12 +64,13 @@ def user_frame(traceback: str | None) -> str | None:
     """
     nearest: re.Match[str] | None = None
     made: re.Match[str] | None = None
+    below = ""
     for line in reversed((traceback or "").splitlines()):
-        frame = _FRAME.fullmatch(line)
+        frame, has_source, below = _FRAME.fullmatch(line), below.startswith("    "), line
         if frame is not None:
             nearest = frame
-            made = frame if made is None and frame[1] == _MADE else made
-            if not _FOREIGN.search(frame[1]):
+            made = (made or frame) if frame[1] == _MADE else None
+            if not is_foreign(frame[1], has_source=has_source):
                 break
         elif nearest is not None and line.startswith(_LINKS):
             break  # what stands before it belongs to the cause

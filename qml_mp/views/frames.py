@@ -25,15 +25,11 @@ def user_frames(traceback: str | None) -> Sequence[Frame]:
     at most 30."""
     found: list[Frame] = []
     lines = (traceback or "").splitlines()
-    for number, line in enumerate(lines):
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
         frame = read_frame(line)
-        if frame is None or is_foreign(frame.file):
+        code = "" if read_frame(below) is not None else below
+        if frame is None or is_foreign(frame.file, has_source=code.startswith("    ")):
             continue
-        code = lines[number + 1].strip() if number + 1 < len(lines) else ""
-        found.append(
-            Frame(
-                where=f"{with_last_folder(frame.file)}:{frame.line} in {frame.function}",
-                code="" if read_frame(lines[number + 1] if code else "") is not None else code,
-            )
-        )
+        where = f"{with_last_folder(frame.file)}:{frame.line} in {frame.function}"
+        found.append(Frame(where=where, code=code.strip()))
     return found[::-1][:_MOST]

@@ -16,6 +16,7 @@ _OF_ATTRS = '  File "<attrs generated methods shop.orders.Order>", line 9, in __
 _OF_NUMPY = '  File "numpy/random/_generator.pyx", line 861, in numpy.random._generator.Generator.choice\n'
 _OF_CYTHON = '  File "<stringsource>", line 2, in numpy.random._generator.Generator.__reduce_cython__\n'
 _OF_PYX = '  File "/srv/shop/fast.pyx", line 7, in thumb\n'
+_BUILT_IN_PLACE = '  File "shop/fast.pyx", line 7, in shop.fast.thumb\n    return image[4]\n'
 _EXECUTED = '  File "<string>", line 8, in job\n  File "<string>", line {}, in validate\n'
 _CAUSED = (
     f"{_HEAD}{_HELPER}KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
@@ -33,6 +34,8 @@ _CAUSED = (
         (_HEAD + _JOB + _OF_NUMPY + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _JOB + _OF_CYTHON + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _OF_PYX + _OF_NUMPY + "X: no\n", "shop/fast.pyx:7 in thumb"),
+        (_HEAD + _JOB + _BUILT_IN_PLACE + _OF_NUMPY + "X: no\n", "shop/fast.pyx:7 in shop.fast.thumb"),
+        (_HEAD + _EXECUTED.format(6) + _LIBRARY + _OF_DATACLASS + "X: no\n", "<string>:6 in validate"),
         (_HEAD + _EXECUTED.format(6) + _STDLIB + "X: no\n", "<string>:6 in validate"),
         (_HEAD + _JOB + _EXECUTED.format(6) + "X: no\n", "shop/tasks.py:12 in thumb"),
         (_HEAD + _LIBRARY + _OF_DATACLASS + "X: no\n", "PIL/Image.py:9 in open"),
