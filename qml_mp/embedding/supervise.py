@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection
 
 from qml_mp.child.prologue import open_channels
-from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource, cap_native_threads, facts_of
+from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import lasting_thread_count
@@ -66,8 +66,7 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     """
     token = load_web_token()
     if not config.preload or isinstance(source, LoadedProgram):
-        if isinstance(source, NamedProgram) and source.is_imported:
-            keep_web_token(token)
+        keep_web_token(token)
         return source
     cap_native_threads(config.worker_count)  # read by the libraries that the import loads
     before = open_channels()

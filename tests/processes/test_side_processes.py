@@ -70,19 +70,26 @@ app, admin = QmlApp(), QmlApp()
 for each in app, admin:
     each.job()(token)
 """
+_GUEST = """
+from qml_mp import QmlApp
+from secretive import token
+app = QmlApp()
+app.job()(token)
+"""
 _EMBEDDED = """
 import logging, signal, sys, threading
 from qml_mp import BackgroundJobServer, ServerConfig, open_storage
 logging.basicConfig(level=logging.INFO)
 def server(app, **settings):
     config = ServerConfig(worker_count=1, web="127.0.0.1:0", **settings)
-    return BackgroundJobServer(config, open_storage(sys.argv[4]), f"secretive:{app}")
-server("app", preload=True).run()
-server("app", preload=True).run()
-server("admin", preload=True).run()
-server("app").run()
+    return BackgroundJobServer(config, open_storage(sys.argv[4]), app)
+server("secretive:app", preload=True).run()
+server("secretive:app", preload=True).run()
+server("secretive:admin", preload=True).run()
+server("secretive:app").run()
+server("guest:app").run()
 threading.Thread(target=threading.Event().wait, daemon=True).start()  # with which nothing can be forked
-last, ended = server("app"), threading.Event()
+last, ended = server("secretive:app"), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: (last.stop(), ended.set()))
 last.start()
 ended.wait()
@@ -94,7 +101,7 @@ runs = itertools.count()
 """ + _EMBEDDED.replace(
     "    config =", f"    os.environ['QML_MP_WEB_TOKEN'] = f'{_SECRET}-{{next(runs)}}'\n    config ="
 )
-_RUNS = 5  # one after the other; only the first of those in the very process imports the module
+_RUNS = 6  # one after the other; only the first of those in the very process imports the module
 
 
 def page_of(server: Server, run: int) -> str:
@@ -119,6 +126,7 @@ def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hi
     program: tuple[str, ...], flags: tuple[str, ...],
 ) -> None:  # fmt: skip
     (tmp_path / "secretive.py").write_text(_SECRETIVE)
+    (tmp_path / "guest.py").write_text(_GUEST)
     one = server(
         "-w", "1", "--web", "127.0.0.1:0", *flags, app="secretive:app",
         PYTHONPATH=f"{tmp_path}:{ROOT}", QML_MP_WEB_TOKEN=_SECRET,
