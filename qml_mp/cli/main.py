@@ -152,7 +152,8 @@ def _hides_a_module(error: Exception) -> AppImportError | None:
     match error:
         case ImportError():
             frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-            files = [*frames, error.path]
+            asked = sys.modules.get((error.name or "").partition(".")[0])  # `email.py` has no `email.parser`
+            files = [*frames, error.path, getattr(asked, "__file__", None)]
         case AttributeError(obj=ModuleType() as asked):
             files = [getattr(asked, "__file__", None)]  # what is built in has none
         case _:

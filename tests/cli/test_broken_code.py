@@ -132,21 +132,27 @@ def test_a_file_that_hides_a_module_of_python_is_told_and_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("command", "file", "told"),
     [
-        ("queue/__init__.py", "The folder {folder}/queue hides Python's own module 'queue'"),
-        ("sqlite3.py", "The file {folder}/sqlite3.py hides Python's own module 'sqlite3'"),
+        (
+            ("jobs", "list"),
+            "queue/__init__.py",
+            "The folder {folder}/queue hides Python's own module 'queue'",
+        ),
+        (("jobs", "list"), "sqlite3.py", "The file {folder}/sqlite3.py hides Python's own module 'sqlite3'"),
+        (("web", "--port", "0"), "email.py", "The file {folder}/email.py hides Python's own module 'email'"),
     ],
+    ids=["a package", "lacks what the hidden one has", "in the place of a package"],
 )
 def test_a_package_that_hides_a_module_and_a_file_that_lacks_what_the_hidden_one_has_are_told(
-    qml: Qml, file: str, told: str
+    qml: Qml, command: tuple[str, ...], file: str, told: str
 ) -> None:
     path = qml.folder / file
     path.parent.mkdir(exist_ok=True)
     path.touch()
 
     ended = subprocess.run(
-        [sys.executable, "-m", "qml_mp", "-A", "tasks:app", "jobs", "list"], capture_output=True, text=True,
+        [sys.executable, "-m", "qml_mp", "-A", "tasks:app", *command], capture_output=True, text=True,
         check=False, cwd=qml.folder, env=qml.environment(),
     )  # fmt: skip
 
