@@ -122,5 +122,5 @@ def _of_the_job(frames: Sequence[_Frame]) -> Sequence[_Frame]:
     if begins is None:
         return frames
     others = [at for at, frame in enumerate(frames) if at > begins and not frame.file.startswith(OURS)]
-    users = [at for at in others if not is_foreign(frames[at].file)]
+    users = [at for at in others if not is_foreign(frames[at].file, has_source=False)]
     return frames[next(iter(users or others), begins) :]

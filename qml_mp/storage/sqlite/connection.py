@@ -290,13 +290,9 @@ class SqliteConnection(ProcessConnection):
             else:
                 self._migrate(connection)
             version_of(connection)  # a first read, which makes the log
-            self._disk.open(log_of(self.path), before=before)
-            if file is None or identity_of_file(self.path) != file:
-                raise moved(self.path)  # else it would go on, unseen, in a file that has no name
-        except BaseException as error:
+            self._disk.open(log_of(self.path), of=file, before=before)
+        except BaseException:
             self._disk.close(connection)
-            if isinstance(error, sqlite3.Error) and identity_of_file(self.path) != file:
-                raise moved(self.path) from error
             raise
         self._file, self._is_schema_expected = file, True
         return connection

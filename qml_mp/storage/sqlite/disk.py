@@ -62,9 +62,10 @@ class LogOnDisk:
                 "descriptors of the connection to it, or opened others in their place. Restart the process."
             )
 
-    def open(self, log_path: str, *, before: Mapping[int, FileIdentity]) -> None:
+    def open(self, log_path: str, *, of: FileIdentity | None, before: Mapping[int, FileIdentity]) -> None:
         """The log has to be there; raises `StorageUnreachable`. SQLite has no locks on it, which closing a
-        descriptor would take away. `before`: what was open before the connection was."""
+        descriptor would take away. `of` and `before`: what the file was, and what was open, before the
+        connection was."""
         try:
             self._descriptor = os.open(log_path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:  # the connection has made it, or found it
@@ -84,7 +85,9 @@ class LogOnDisk:
         self._files = {fd: file for fd, file in opened.items() if before.get(fd) != file}
         logs = (fd for fd, file in self._files.items() if file == self._log)
         self._logs = frozenset(logs) - {self._descriptor}
-        if self._index is None or identity_of_file(log_path) != self._log:
+        # Else all of it would go, unseen, to files that have no name.
+        known = {self._path: of, log_path: self._log, self._index_path: self._index}
+        if any(file is None or identity_of_file(name) != file for name, file in known.items()):
             raise moved(self._path)
 
     def is_in_place(self) -> bool:

@@ -85,6 +85,8 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
     code = _code(error)
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
         return StorageUnavailable(f"The SQLite file {path} {_OUTDATED} ({error})")
+    if code == sqlite3.SQLITE_IOERR and not os.path.exists(path):
+        return moved(path)
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
         why = _why_busy(path) if code == sqlite3.SQLITE_BUSY else _UNAVAILABLE[code]
