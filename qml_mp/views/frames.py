@@ -25,7 +25,7 @@ def user_frames(traceback: str | None) -> Sequence[Frame]:
     at most 30."""
     found: list[Frame] = []
     lines = (traceback or "").splitlines()
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    for line, below in zip(lines, [*lines[1:], ""], strict=False):
         frame = read_frame(line)
         code = "" if read_frame(below) is not None else below
         if frame is None or is_foreign(frame.file, has_source=code.startswith("    ")):

@@ -24,6 +24,7 @@ from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_an_hour, job_in, server_run
 from tests.storage.test_exchange import before_query, interrupt
+from tests.storage.test_interrupted import assert_nothing_is_locked
 from tests.unit.hand_clock import HandClock
 
 REFUSAL = "the user refuses this"
@@ -279,6 +280,8 @@ def test_interrupted_before_any_query_nothing_is_lost_and_the_next_look_changes_
                 is_through = True
             except StorageUnavailable:
                 pass
+        # The server may notice only now that the connection has ended, and what is locked is passed over.
+        assert_nothing_is_locked(raw)
         change.run(storage, mine)
         assert unchanged(raw) == set(mine.ids) == {bad_id}
         raw.allow("jobs")
