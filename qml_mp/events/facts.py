@@ -38,6 +38,13 @@ class ClaimFacts:
             worker_id=claim.worker_id,
         )  # fmt: skip
 
+    def in_record(self) -> dict[str, object]:
+        """What a record of ours that is about this attempt carries, wherever it is made."""
+        return {
+            "job_id": self.job_id, "method": self.method, "attempt": self.attempt,
+            "worker_id": self.worker_id,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:

@@ -27,7 +27,7 @@ def log_event(event: Event) -> None:
         case facts.JobEvent():
             _log_job(event)
         case facts.CancelStarted(claim=claim):
-            logger.info("Cancelling job %s", claim.job_id, extra=_about(claim))
+            logger.info("Cancelling job %s", claim.job_id, extra=claim.in_record())
         case facts.TemplateFired(template_id=template_id, job_id=job_id, method=method):
             told = "Recurring template %s has fired: job %s (%s) is enqueued"
             logger.info(told, template_id, job_id, method, extra={"job_id": job_id})
@@ -138,24 +138,14 @@ def _log_failed_try(event: facts.TryFailed) -> None:
 def _log_end(level: int, claim: ClaimFacts, what: str, trace: str = "") -> None:
     """The traceback stands below the line, for handlers of whatever kind; those that have a field for it find
     it in the record, too."""
-    extra = {**_about(claim), **({"traceback": trace} if trace else {})}
+    extra = {**claim.in_record(), **({"traceback": trace} if trace else {})}
     told = f"{what}\n{trace}" if trace else what
     logger.log(level, "job %s (%s): %s", claim.job_id, claim.method, told, extra=extra)
 
 
 def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> None:
-    extra = {**_about(claim), "claim_seq": claim.claim_seq}
+    extra = {**claim.in_record(), "claim_seq": claim.claim_seq}
     logger.log(level, text, claim.job_id, *values, extra=extra)
-
-
-def _about(claim: ClaimFacts) -> dict[str, object]:
-    """As `processing.job_records.about`, of which this module must know nothing."""
-    return {
-        "job_id": claim.job_id,
-        "method": claim.method,
-        "attempt": claim.attempt,
-        "worker_id": claim.worker_id,
-    }
 
 
 def _described(error: ErrorInfo | None) -> str:

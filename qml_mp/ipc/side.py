@@ -25,7 +25,7 @@ class SideArguments:
     log_level: int
     config: Mapping[str, Any]
     """`ServerConfig.plain()`."""
-    token: str | None = field(default=None, repr=False)
+    token: str | None = field(repr=False)
     """With what people sign in on the page; None: they do not."""
 
     def line(self) -> bytes:

@@ -6,6 +6,7 @@ import logging
 from contextvars import ContextVar
 
 from qml_mp.core.job import Claim, Job
+from qml_mp.events.facts import ClaimFacts
 
 _running: ContextVar[Job | None] = ContextVar("qml_mp_running_job", default=None)
 """Written by the processor before and after the job's code, read where a record is handled. A task of the
@@ -18,9 +19,8 @@ def note_running(job: Job | None) -> None:
 
 
 def about(claim: Claim) -> dict[str, object]:
-    """What a record of ours that is about an attempt carries, wherever it is made."""
-    job = claim.job
-    return {"job_id": job.id, "method": job.method, "attempt": job.attempt, "worker_id": claim.worker_id}
+    """What a record of ours that is about this claim's attempt carries."""
+    return ClaimFacts.of(claim).in_record()
 
 
 class JobRecords(logging.Filter):

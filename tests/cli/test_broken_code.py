@@ -112,27 +112,33 @@ def test_of_an_app_that_is_found_and_does_not_import_is_not_said_where_to_call(q
     assert (ended.code, ended.err.count("no_such_library"), "The app is named" in ended.err) == (3, 1, False)
 
 
+def error_of_fresh_interpreter(qml: Qml, *arguments: str) -> str:
+    """Of a command that cannot import what it needs; one of the suite's interpreters has all modules."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", *arguments], capture_output=True, text=True, check=False,
+        cwd=qml.folder, env=qml.environment(),
+    )  # fmt: skip
+    assert ended.returncode == 3
+    assert is_one_error(ended.stderr)
+    return ended.stderr
+
+
 @pytest.mark.parametrize("command", [("check",), ("start",), ("jobs", "list")])
 @pytest.mark.parametrize("code", ["from qml_mp import QmlApp\napp = QmlApp()\n", "names = []\n"])
 def test_a_file_that_hides_a_module_of_python_is_told_and_what_to_do(
     qml: Qml, command: tuple[str, ...], code: str
 ) -> None:
-    """Whether it is the app or not. By an interpreter of its own: one of the suite has the module already."""
+    """Whether it is the app or not."""
     (qml.folder / "queue.py").write_text(code)
 
-    ended = subprocess.run(
-        [sys.executable, "-m", "qml_mp", "-A", "queue:app", *command], capture_output=True, text=True,
-        check=False, cwd=qml.folder, env=qml.environment(),
-    )  # fmt: skip
+    told = error_of_fresh_interpreter(qml, "-A", "queue:app", *command)
 
-    assert ended.returncode == 3
-    assert is_one_error(ended.stderr)
     file = qml.folder / "queue.py"
-    assert f"The file {file} hides Python's own module 'queue': give it another name." in ended.stderr
+    assert f"The file {file} hides Python's own module 'queue': give it another name." in told
 
 
 @pytest.mark.parametrize(
-    ("command", "file", "told"),
+    ("command", "file", "expected"),
     [
         (
             ("jobs", "list"),
@@ -145,20 +151,15 @@ def test_a_file_that_hides_a_module_of_python_is_told_and_what_to_do(
     ids=["a package", "lacks what the hidden one has", "in the place of a package"],
 )
 def test_a_package_that_hides_a_module_and_a_file_that_lacks_what_the_hidden_one_has_are_told(
-    qml: Qml, command: tuple[str, ...], file: str, told: str
+    qml: Qml, command: tuple[str, ...], file: str, expected: str
 ) -> None:
     path = qml.folder / file
     path.parent.mkdir(exist_ok=True)
     path.touch()
 
-    ended = subprocess.run(
-        [sys.executable, "-m", "qml_mp", "-A", "tasks:app", *command], capture_output=True, text=True,
-        check=False, cwd=qml.folder, env=qml.environment(),
-    )  # fmt: skip
+    told = error_of_fresh_interpreter(qml, "-A", "tasks:app", *command)
 
-    assert ended.returncode == 3
-    assert is_one_error(ended.stderr)
-    assert told.format(folder=qml.folder) in ended.stderr
+    assert expected.format(folder=qml.folder) in told
 
 
 @pytest.mark.parametrize("command", [("check",), ("start",), ("enqueue", "f")])

@@ -30,12 +30,12 @@ def test_a_report_arrives_as_it_was_sent_on_one_line() -> None:
 def test_the_first_line_arrives_as_it_was_sent() -> None:
     arguments = SideArguments(
         address="localhost:1", url="sqlite:///a.db", server_id="a#1", supervisor_pid=1, log_level=20,
-        config=ServerConfig(metrics="localhost:1").plain(),
+        config=ServerConfig(metrics="localhost:1").plain(), token="secret",
     )  # fmt: skip
 
     read = SideArguments.of(arguments.line())
 
-    assert read.url == arguments.url
+    assert (read.url, read.token) == (arguments.url, "secret")
     assert ServerConfig(**read.config) == ServerConfig(metrics="localhost:1")
 
 

@@ -26,7 +26,6 @@ from qml_mp.core.outcome import (
     judge_crash,
     not_storable,
 )
-from qml_mp.core.server_info import server_of_worker
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
@@ -137,10 +136,11 @@ def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterato
     ]
     for key, recorded in storage.recorded_claims(ended).items():
         if recorded.ending is None:
-            then = replace(recorded.job, claim_seq=key.claim_seq)
-            server_id = server_of_worker(death.worker_id)
-            claim = Claim(job=then, worker_id=death.worker_id, server_id=server_id)
-            yield ClaimFacts.of(claim)
+            job = recorded.job
+            yield ClaimFacts(
+                job_id=job.id, method=job.method, claim_seq=key.claim_seq, attempt=job.attempt,
+                worker_id=death.worker_id,
+            )  # fmt: skip
 
 
 def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
