@@ -22,8 +22,7 @@ from qml_mp.storage.values import JobFilter, Retention
 
 T = TypeVar("T")
 Rebuilt = Callable[[Job], T]
-"""What the stored result of a job stands for; `InvalidJob` when it does not fit, `ResultMismatch` when the
-job is not of the function whose results these are."""
+"""What the stored result of a job stands for; `InvalidJob` when it does not fit."""
 
 
 class JobClient:
@@ -110,29 +109,29 @@ class JobClient:
                 is_alone = conn is None and self._run is None
                 ids = [self._store_alone(to_store)] if is_alone else self._store([to_store], conn)
                 sending.stored(ids)
-            return self._handles_of([job.id], ids, rebuilt)[0]
+            return self._handles_of([(job.id, job.method)], ids, rebuilt)[0]
         if conn is not None or self._run is not None:
             return self.enqueue_many([job], rebuilt=rebuilt, conn=conn)[0]
-        return self._handles_of([job.id], [self._store_alone(job)], rebuilt)[0]
+        return self._handles_of([(job.id, job.method)], [self._store_alone(job)], rebuilt)[0]
 
     def enqueue_many(
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
     ) -> list[JobHandle[T]]:
         """All of the jobs or, on any error, none."""
-        new_ids = list[str]()
+        new = list[tuple[str, str]]()
 
         def noted() -> Iterator[Job]:
             for job in jobs:
-                new_ids.append(job.id)
+                new.append((job.id, job.method))
                 yield job
 
         if self._tracing is None:
-            return self._handles_of(new_ids, self._store(noted(), conn), rebuilt)
+            return self._handles_of(new, self._store(noted(), conn), rebuilt)
         given = list(noted())
         with self._tracing.sending(given, is_batch=True, in_transaction=conn is not None) as sending:
             ids = self._store(sending.jobs, conn)
             sending.stored(ids)
-        return self._handles_of(new_ids, ids, rebuilt)
+        return self._handles_of(new, ids, rebuilt)
 
     async def aenqueue(self, job: Job, *, rebuilt: Rebuilt[T], conn: object | None = None) -> JobHandle[T]:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
@@ -158,13 +157,16 @@ class JobClient:
             if after is None:
                 return found[::-1]
 
-    def handle(self, job_id: str | UUID, *, rebuilt: Rebuilt[T]) -> JobHandle[T]:
-        """The handle of a job, whether or not it exists. Raises `InvalidJob` for what is neither text nor an
-        id."""
+    def handle(
+        self, job_id: str | UUID, *, rebuilt: Rebuilt[T], method: str | None = None
+    ) -> JobHandle[T]:
+        """The handle of a job, of this method (None: of any), whether or not it exists. Raises `InvalidJob`
+        for what is neither text nor an id."""
         return JobHandle(
             job_id_of(job_id),
             storage=self.storage,
             retention=self.retention,
+            method=method,
             rebuilt=rebuilt,
             ends=self._ends_of(self.storage),
         )
@@ -180,9 +182,9 @@ class JobClient:
         return self.storage.enqueue(job, retention=self.retention)
 
     def _handles_of(
-        self, new_ids: Sequence[str], ids: Sequence[str], rebuilt: Rebuilt[T]
+        self, new: Sequence[tuple[str, str]], ids: Sequence[str], rebuilt: Rebuilt[T]
     ) -> list[JobHandle[T]]:
-        """Of new jobs for which those with these ids stand."""
+        """Of new jobs, each by id and method, for which those with these ids stand."""
         storage, retention = self.storage, self.retention
         ends = self._ends_of(storage)
         return [
@@ -191,10 +193,11 @@ class JobClient:
                 storage=storage,
                 retention=retention,
                 is_new=job_id == new_id,
+                method=method,
                 rebuilt=rebuilt,
                 ends=ends,
             )
-            for new_id, job_id in zip(new_ids, ids, strict=True)
+            for (new_id, method), job_id in zip(new, ids, strict=True)
         ]
 
     def _ends_of(self, storage: Storage) -> JobEnds:

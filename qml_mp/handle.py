@@ -44,7 +44,7 @@ class JobHandle(Generic[R]):
     name, is the JSON as stored. To type checkers `JobHandle[int]` is one whose result is an int.
     """
 
-    __slots__ = ("_rebuilt", "_retention", "ends", "id", "is_new")
+    __slots__ = ("_method", "_rebuilt", "_retention", "ends", "id", "is_new")
 
     def __init__(
         self,
@@ -53,18 +53,21 @@ class JobHandle(Generic[R]):
         storage: Storage,
         retention: Retention | None = None,
         is_new: bool | None = None,
+        method: str | None = None,
         rebuilt: Callable[[Job], R] | None = None,
         ends: JobEnds | None = None,
     ) -> None:
         """`retention` says how long a job that is cancelled here is kept; None: as by default. `is_new`:
         whether this very job was written when it was enqueued; False: an earlier one that has its unique key
-        was kept, and the handle is that one's; None: it was not enqueued here. `rebuilt`: what the stored
-        result of the job stands for, `InvalidJob` where it does not fit, or `ResultMismatch`; None: the JSON.
+        was kept, and the handle is that one's; None: it was not enqueued here. `method`: what the job should
+        be of, as the result of another method's is not given; None: any. `rebuilt`: what the stored result of
+        the job stands for, `InvalidJob` where it does not fit; None: the JSON.
         `ends`: where handles of that storage wait."""
         self.id = job_id
         self.is_new = is_new
         self.ends = ends or JobEnds(storage)
         self._retention = retention or BY_DEFAULT
+        self._method = method
         self._rebuilt = rebuilt
 
     def __repr__(self) -> str:
@@ -173,6 +176,15 @@ class JobHandle(Generic[R]):
                 f"The job {job.id} ({job.method}) succeeded, but its result was not stored: {reason}",
                 job_id=job.id,
                 reason=reason,
+            )
+        if self._method is not None and job.method != self._method:
+            raise ResultMismatch(
+                f"The job {job.id} is one of {job.method!r}, and this handle of it comes from "
+                f"{self._method!r}, to which its result does not belong. If it was kept for a unique "
+                "key: all methods share the keys, so put the method's name into each. `value` of this error "
+                "has the result as stored, and so has `app.handle(id).result`.",
+                job_id=job.id,
+                value=job.result,
             )
         if self._rebuilt is None:
             return cast(R, job.result)  # of such a handle it is JsonValue

@@ -95,7 +95,7 @@ class ConfiguredJob(Generic[P, R]):
 
     def handle(self, job_id: str | UUID) -> JobHandle[R]:
         """The handle of a job of this function that was enqueued before, here or elsewhere."""
-        return self._client.handle(job_id, rebuilt=self.worker.rebuilt)
+        return self._client.handle(job_id, rebuilt=self.worker.rebuilt, method=self.method_name)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """The job, not enqueued: for `app.enqueue_many`. It is one row, however often it is enqueued. `conn`

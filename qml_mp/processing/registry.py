@@ -15,7 +15,7 @@ from qml_mp.core.job import MAX_METHOD_CHARS, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import check_max_crashes, check_timeout
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text
-from qml_mp.errors import ConfigurationError, InvalidJob, ResultMismatch, shown
+from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.processing.binding import Binding
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.plain import NOTHING, plain_result
@@ -196,17 +196,7 @@ class FunctionWorker(Worker):
 
     def rebuilt(self, job: Job) -> Any:
         """What the stored result of a job stands for by the function's annotation; `InvalidJob` when it does
-        not fit, `ResultMismatch` when the job is of another method, so that no function gives what another
-        one has returned."""
-        if job.method != self._method_name:
-            raise ResultMismatch(
-                f"The job {job.id} is one of {job.method!r}, and this handle of it comes from "
-                f"{self._method_name!r}, to which its result does not belong. If it was kept for a unique "
-                "key: all methods share the keys, so put the method's name into each. `value` of this error "
-                "has the result as stored, and so has `app.handle(id).result`.",
-                job_id=job.id,
-                value=job.result,
-            )
+        not fit."""
         return self._returned.rebuilt(job.result) if self.keeps_result else job.result
 
 

@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from qml_mp.cli.main import run
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Success
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
@@ -46,6 +46,19 @@ def test_an_awaited_result_that_was_not_stored_is_an_error_with_the_reason(qml: 
     assert (job["state"], job["result"]) == ("succeeded", None)
     assert "2,000,002 bytes of JSON; the limit is 1,048,576" in job["result_not_stored"]
     assert "not stored: InvalidJob" in page
+
+
+def test_the_result_of_another_methods_job_is_not_printed_as_ones_own(qml: Qml, storage: Storage) -> None:
+    sent = Job.new("mail", unique_key="user-5", unique_for=timedelta(hours=1))
+    storage.enqueue(sent)
+    outcome = Success(result={"sent": 1}, duration=timedelta(0))
+    storage.finish(claim_one(storage), outcome, retention=BY_DEFAULT)
+    same_key = ("--unique-key", "user-5", "--unique-for", "1h")
+
+    ended = qml("enqueue", "resize", "path=a.png", *same_key, "--wait")
+
+    assert (ended.code, ended.out) == (1, "")
+    assert f"The job {sent.id} is one of 'mail', and this handle of it comes from 'resize'" in ended.err
 
 
 def test_who_waits_without_a_limit_beside_no_server_is_told_so_and_then_gets_the_result(

@@ -428,6 +428,10 @@ def test_the_result_of_another_functions_job_is_not_given_as_ones_own(
     resize = app.job("resize", result=keeps_result)(function_returning(int))
     sent = mail.using(unique_key="user-5").enqueue()
     kept = resize.using(unique_key="user-5").enqueue()
+    by_name = app.enqueue("resize", unique_key="user-5")
+    by_name_too = asyncio.run(app.aenqueue("resize", unique_key="user-5"))
+    [of_many] = app.enqueue_many([app.make_job("resize", unique_key="user-5")])
+    [of_many_too] = asyncio.run(app.aenqueue_many([resize.using(unique_key="user-5").job()]))
     not_yet = kept.result
     finish(app, Success(result=7, duration=timedelta(0)))
 
@@ -438,6 +442,10 @@ def test_the_result_of_another_functions_job_is_not_given_as_ones_own(
         lambda: app.wait_all([kept]),
         lambda: asyncio.run(kept.await_result()),
         lambda: asyncio.run(app.await_all([kept])),
+        lambda: by_name.result,
+        lambda: by_name_too.wait(0),
+        lambda: of_many.result,
+        lambda: app.wait_all([of_many_too]),
     ]
     for ask in asks:
         with pytest.raises(ResultMismatch, match=r"is one of 'mail', and .* comes from 'resize'") as told:

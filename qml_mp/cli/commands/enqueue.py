@@ -83,7 +83,7 @@ def enqueue(
         click.echo(job_id)
         return
     note(f"waiting for {job_id}")
-    handle = JobHandle(job_id, storage=storage)
+    handle = JobHandle(job_id, storage=storage, method=job.method)
     print_json(_wait_for_ever(handle, storage) if wait_timeout is None else handle.wait(wait_timeout))
 
 
