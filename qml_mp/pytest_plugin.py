@@ -70,7 +70,7 @@ def qml_mp_server(
     is stopped after the test, whose report shows its log when it has failed."""
     from qml_mp.testing import server, settings
 
-    config = settings(_spec(request), workers=int(_marked(request).get("workers", 2)))
+    config = settings(_spec(request), workers=_marked(request).get("workers", 2))
     log_file = tmp_path / "qml-mp-server.log"
     with server(_spec(request), qml_mp_app.storage, config=config, log_file=log_file) as running:
         request.node.stash.setdefault(_servers, []).append(running)
@@ -91,17 +91,19 @@ def _app(request: pytest.FixtureRequest) -> QmlApp:
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
-    marker = request.node.get_closest_marker(_MARKER)
-    if marker is None:
-        return {}
-    unknown = [*marker.args, *(name for name in marker.kwargs if name not in _MARKED)]
-    if unknown:
-        pytest.fail(
-            f"@pytest.mark.{_MARKER} does not take {unknown[0]!r}; "
-            f'write @pytest.mark.{_MARKER}(app="module:attribute", workers=2), or one of the two.',
-            pytrace=False,
-        )
-    return dict(marker.kwargs)
+    marked: dict[str, Any] = {}
+    # The nearest last, and that of a class after those of its bases, which `iter_markers` takes for nearer.
+    nodes = request.node.listchain()
+    for marker in (each for node in nodes for each in node.own_markers if each.name == _MARKER):
+        unknown = [*marker.args, *(name for name in marker.kwargs if name not in _MARKED)]
+        if unknown:
+            pytest.fail(
+                f"@pytest.mark.{_MARKER} does not take {unknown[0]!r}; "
+                f'write @pytest.mark.{_MARKER}(app="module:attribute", workers=2), or one of the two.',
+                pytrace=False,
+            )
+        marked.update(marker.kwargs)
+    return marked
 
 
 def _spec(request: pytest.FixtureRequest) -> str:

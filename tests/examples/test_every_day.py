@@ -136,6 +136,44 @@ def test_the_server_of_a_test_serves_the_queues_of_the_app_and_has_its_settings(
     ended.assert_outcomes(passed=2)
 
 
+def test_a_test_has_what_the_markers_around_it_say_and_nearer_ones_do_not(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(
+        other="import tasks; app = tasks.QmlApp()",
+        test_marked="""
+        import other
+        import pytest
+        import tasks
+
+        pytestmark = pytest.mark.qml_mp(app="other:app", workers=9)
+
+        @pytest.mark.qml_mp(workers=1)
+        def test_server(qml_mp_app, qml_mp_server):
+            [info] = qml_mp_app.storage.list_servers()
+            assert (qml_mp_app, info.worker_count) == (other.app, 1)
+
+        @pytest.mark.qml_mp(app="tasks:app", workers=8)
+        class Base:
+            named = tasks.app
+
+            def test_app(self, qml_mp_app):
+                assert qml_mp_app is self.named
+
+        class TestOfBase(Base):
+            pass
+
+        @pytest.mark.qml_mp(app="other:app")
+        class TestOfAnother(Base):
+            named = other.app
+        """,
+    )
+
+    ended = project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", "test_marked.py")
+
+    ended.assert_outcomes(passed=3)
+
+
 def test_a_marker_that_says_nothing_fails_the_test_that_has_it(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_marked="""
@@ -148,12 +186,17 @@ def test_a_marker_that_says_nothing_fails_the_test_that_has_it(project: pytest.P
         @pytest.mark.qml_mp(app="tasks:app", worker=1)
         def test_misspelt(qml_mp_inline):
             pass
+
+        @pytest.mark.qml_mp(workers="two")
+        def test_no_number(qml_mp_server):
+            pass
         """
     )
 
     ended = project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", "test_marked.py")
 
-    ended.assert_outcomes(errors=2)
+    ended.assert_outcomes(errors=3)
+    ended.stdout.fnmatch_lines(["*ConfigurationError: *worker_count is 'two'; it must be *"])
     ended.stdout.fnmatch_lines(["*qml_mp does not take 'other:app'; write @pytest.mark.qml_mp(app=*"])
     ended.stdout.fnmatch_lines(["*qml_mp does not take 'worker'; write *"])
 
