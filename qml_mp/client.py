@@ -13,6 +13,7 @@ from weakref import ref
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.ends import JobEnds
+from qml_mp.errors import ConfigurationError, shown_type
 from qml_mp.handle import JobHandle, job_id_of
 from qml_mp.loop_threads import LoopThreads
 from qml_mp.processing.tracing import Tracing
@@ -46,7 +47,10 @@ class JobClient:
 
     def connect(self, url: str | None, *, expects_schema: bool = False) -> None:
         """From now on use the storage of this URL (None: look the URL up when it is needed). With
-        `expects_schema` its schema is never made, as a worker's is there."""
+        `expects_schema` its schema is never made, as a worker's is there. `ConfigurationError` for a URL that
+        is no text."""
+        if url is not None:
+            _check_url(url)
         self.close()
         with fork_guard().no_forks:
             self._url, self._expects_schema = url, expects_schema
@@ -66,6 +70,7 @@ class JobClient:
     ) -> Iterator[None]:
         """Within the block, use the storage of this URL. What is to be enqueued is given to `run`, if there
         is one, which returns ids."""
+        _check_url(url)
         before = self._url, self._expects_schema, self._storage, self._run
         self._url, self._expects_schema, self._storage, self._run = url, False, storage, run
         try:
@@ -157,9 +162,7 @@ class JobClient:
             if after is None:
                 return found[::-1]
 
-    def handle(
-        self, job_id: str | UUID, *, rebuilt: Rebuilt[T], method: str | None = None
-    ) -> JobHandle[T]:
+    def handle(self, job_id: str | UUID, *, rebuilt: Rebuilt[T], method: str | None = None) -> JobHandle[T]:
         """The handle of a job, of this method (None: of any), whether or not it exists. Raises `InvalidJob`
         for what is neither text nor an id."""
         return JobHandle(
@@ -216,6 +219,13 @@ class JobClient:
 def as_stored(job: Job) -> JsonValue:
     """The result of a job of whose function nothing is known."""
     return job.result
+
+
+def _check_url(url: object) -> None:
+    if not isinstance(url, str):  # not shown: it may have a password
+        raise ConfigurationError(
+            f"The storage URL is of type {shown_type(url)}; it must be text such as sqlite:///jobs.db."
+        )
 
 
 def _client_of(

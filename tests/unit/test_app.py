@@ -292,6 +292,18 @@ def test_an_app_in_memory_names_the_one_database_it_stands_for() -> None:
     app.close()
 
 
+def test_a_url_that_is_no_text_is_refused_without_showing_it(app: QmlApp) -> None:
+    url: Any = b"sqlite:///password.db"
+
+    with pytest.raises(ConfigurationError) as refusal:
+        QmlApp(url)
+    with pytest.raises(ConfigurationError) as refusal_of_another, app.attached(url):
+        pass
+
+    expected = "The storage URL is of type bytes; it must be text such as sqlite:///jobs.db."
+    assert str(refusal.value) == str(refusal_of_another.value) == expected
+
+
 def test_the_url_is_looked_up_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_URL", f"sqlite:///{tmp_path}/from_env.db")
     app = QmlApp()
