@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from qml_mp.core.limits import Rate, check_max_running
 from qml_mp.core.options import CommonOptions, Option, options_of, read_options
-from qml_mp.errors import ConfigurationError, InvalidJob, shown
+from qml_mp.errors import ConfigurationError, InvalidJob, about_field, shown
 from qml_mp.processing.retry import RetryPolicy, check_policy
 
 
@@ -16,10 +16,6 @@ def _check_on_crash(value: str) -> str:
     if value not in ("retry", "fail"):
         raise ConfigurationError(f'on_crash is {shown(value)}; it must be "retry" or "fail".')
     return value
-
-
-def _check_rate(value: Rate | str | None) -> Rate | None:
-    return None if value is None else Rate.parse(value)
 
 
 def _check_result(value: bool) -> bool:
@@ -34,12 +30,12 @@ class _FunctionOptions(CommonOptions, total=False):
     # fmt: off
     retry: Annotated[RetryPolicy | None, Option(
         RetryPolicy, functools.partial(check_policy, what="retry"), "The retry policy; else the app's.")]
-    on_crash: Annotated[Literal["retry", "fail"], Option(
+    on_crash: Annotated[Literal["retry", "fail"] | None, Option(
         str, _check_on_crash, '"fail": one crash ends it; an exception is still retried. Else "retry".')]
     max_running: Annotated[int | None, Option(
         int, check_max_running, "Most that run at a time, on all machines together.")]
     rate: Annotated[Rate | str | None, Option(
-        str, _check_rate, 'Most that begin per period, on all machines together: "50/s", "100/m".')]
+        str, Rate.parse, 'Most that begin per period, on all machines together: "50/s", "100/m".')]
     # fmt: on
 
 
@@ -65,6 +61,8 @@ OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "ra
 
 def read_function_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the decorator said, checked. `ConfigurationError` for what no job can have."""
+    with about_field("result"):
+        _check_result(given.get("result", True))  # None too, which reads as False and would be True
     try:
         read = read_options(given, _FUNCTION_OPTIONS)
     except InvalidJob as problem:

@@ -104,15 +104,13 @@ class Job:
         """
         check_given(options, JOB_OPTIONS)
         created_at = now or datetime.now(UTC)
-        values: dict[str, Any] = {**options}
+        values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         run_at = due_at(created_at, delay=values.pop("delay", None), at=values.pop("at", None))
         if not isinstance(payload, EncodedJson):
             payload = EncodedJson.of(payload, what="The payload")
-        if values.get("metadata") is None:
-            values.pop("metadata", None)
         values = _checked(method, values)
-        wishes = values.get("unique_for") is not None or values.get("on_conflict", "keep") != "keep"
-        if wishes and values.get("unique_key") is None:
+        wishes = "unique_for" in values or values.get("on_conflict", "keep") != "keep"
+        if wishes and "unique_key" not in values:
             raise InvalidJob("unique_for and on_conflict say what becomes of a unique_key; give one.")
         state = (
             Enqueued(enqueued_at=created_at, queue=values.get("queue", DEFAULT_QUEUE))

@@ -114,7 +114,7 @@ def due_at(now: datetime, *, delay: timedelta | None, at: datetime | None) -> da
 
 
 class CommonOptions(TypedDict, total=False):
-    """What can be said about all jobs of a function, and about a single one."""
+    """What can be said about all jobs of a function, and about a single one. None is as good as left out."""
 
     # fmt: off
     queue: Annotated[str | None, Option(
@@ -131,7 +131,7 @@ class CommonOptions(TypedDict, total=False):
 
 
 class JobOptions(CommonOptions, total=False):
-    """What can be said about a single job. None is as good as left out."""
+    """What can be said about a single job."""
 
     # fmt: off
     delay: Annotated[Duration | None, Option(
@@ -143,7 +143,7 @@ class JobOptions(CommonOptions, total=False):
         "queue: put the method's name into it.")]
     unique_for: Annotated[Duration | None, Option(
         timedelta, _unique_for, "Keep the key for so long from now on, also when the job ends before.")]
-    on_conflict: Annotated[Literal["keep", "replace"], Option(
+    on_conflict: Annotated[Literal["keep", "replace"] | None, Option(
         str, _on_conflict, '"replace" the job that has the key, unless a worker has it; else "keep" it.')]
     metadata: Annotated[Mapping[str, JsonValue] | None, Option(
         dict, _metadata, "A JSON object that is kept with the job.")]
@@ -179,19 +179,17 @@ def check_given(given: Mapping[str, object], known: Mapping[str, Option]) -> Non
         raise InvalidJob("delay and at are both given; a job can have one of them.")
 
 
-def read_options(
-    given: Mapping[str, Any], known: Mapping[str, Option], *, none_is_absent: bool = False
-) -> dict[str, Any]:
-    """The options as a job holds them, each checked.
+def read_options(given: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
+    """The options as a job holds them, each checked, without those that are None.
 
     Raises `TypeError` for an unknown name, `InvalidJob` or `ConfigurationError` for what no job can have.
     """
     check_given(given, known)
     read = {}
     for name, value in given.items():
-        if value is None and none_is_absent:
+        if value is None:
             continue
-        is_duration = known[name].kind is timedelta and value is not None
+        is_duration = known[name].kind is timedelta
         with about_field(name):
             read[name] = known[name].check(parse_duration(value, what=name) if is_duration else value)
     return read
@@ -199,7 +197,7 @@ def read_options(
 
 def read_job_options(given: JobOptions) -> dict[str, Any]:
     """What was said about a single job; as `read_options`."""
-    return read_options(given, JOB_OPTIONS, none_is_absent=True)
+    return read_options(given, JOB_OPTIONS)
 
 
 def pop_conn(given: EnqueueOptions) -> object | None:

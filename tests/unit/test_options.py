@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qml_mp import ConfigurationError, Job, QmlApp
 from qml_mp.cli.commands.enqueue import enqueue
-from qml_mp.core.options import JOB_OPTIONS, CommonOptions, EnqueueOptions, JobOptions, options_of
+from qml_mp.core.options import (
+    JOB_OPTIONS,
+    LAST_INSTANT,
+    CommonOptions,
+    EnqueueOptions,
+    JobOptions,
+    options_of,
+)
+from qml_mp.core.state import Enqueued
 from qml_mp.function_options import FunctionOptions
 from qml_mp.job_function import JobFunction
 from tests.unit.app_case import resize
@@ -92,6 +101,33 @@ def test_the_refusal_of_a_name_lists_all_that_can_be_said_there(
         write(app)
 
     assert str(refusal.value) == f"There is no option 'prio'; there are {', '.join(options_of(definition))}."
+
+
+@pytest.mark.parametrize("name", sorted(set(options_of(FunctionOptions)) - {"result"}))
+def test_none_is_as_good_as_left_out_where_a_function_is_declared(app: QmlApp, name: str) -> None:
+    options: Any = {name: None}
+
+    declared = app.job(**options)(resize)
+
+    plain = QmlApp().job()(resize)
+    assert _row(declared.job("a.png")) == _row(plain.job("a.png"))
+    said, by_default = ({**vars(each.worker), "binding": 0, "_returned": 0} for each in (declared, plain))
+    assert said == by_default
+
+
+@pytest.mark.parametrize("name", list(JOB_OPTIONS))
+def test_none_is_as_good_as_left_out_of_a_single_job(app: QmlApp, name: str) -> None:
+    options: Any = {name: None}
+    declared = app.job(queue="images", priority=3)(resize)
+
+    assert _row(declared.using(**options).job("a.png")) == _row(declared.job("a.png"))
+    assert _row(Job.new("resize", **options)) == _row(Job.new("resize"))
+
+
+def _row(job: Job) -> Job:
+    """All but what tells two jobs apart."""
+    state = Enqueued(enqueued_at=LAST_INSTANT, queue=job.queue)
+    return replace(job, id="", created_at=LAST_INSTANT, state=state)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ class Size(enum.IntEnum):
         ({"retry": "fixed"}, "retry is 'fixed'; it must be a RetryPolicy"),
         ({"retry": RetryPolicy}, "it must be a RetryPolicy"),
         ({"priority": "x"}, "priority is 'x'; it must be a whole number from -2147483648 to 2147483647"),
-        ({"priority": None}, "priority is None"),
         ({"priority": HUGE}, "priority is a value of type int that cannot be shown; it must"),
         ({"max_retries": -1}, "max_retries is -1; it must be a whole number from 0 (no retry) to 2147483647, "
                               "or None: the retry policy decides"),
@@ -56,6 +55,7 @@ class Size(enum.IntEnum):
         ({"timeout": HUGE}, "timeout is a value of type int"),
         ({"timeout": "soon"}, "timeout is 'soon'"),
         ({"queue": 3}, "queue name 3"),
+        ({"result": None}, "result is None; it must be True or False"),
         ({"on_crash": "again"}, "on_crash is 'again'; it must be \"retry\" or \"fail\""),
         ({"on_crash": "fail", "max_crashes": 3}, "max_crashes is 3; give one"),
     ],
