@@ -49,7 +49,7 @@ def _plain(value: Any, depth: int) -> JsonValue:
         return _object(value, depth)
     if isinstance(value, enum.Enum):
         return _plain(value.value, depth)
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str):
         return _builtin(value)
     for kind, codec in SCALARS.items():
         if isinstance(value, kind):
@@ -78,10 +78,10 @@ def _object(value: Mapping[Any, Any], depth: int) -> JsonValue:
     return plain
 
 
-def _builtin(value: bool | int | float | str | None) -> JsonValue:
+def _builtin(value: bool | int | float | str) -> JsonValue:
     """The value without whatever a subclass adds, so that storing it runs no code of the subclass."""
     match value:
-        case None | bool():
+        case bool():
             return value
         case int():
             return int.__index__(value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -74,7 +74,8 @@ def _number(value: Any, where: str) -> float:
 
 def _kept_number(value: Any, where: str) -> float:
     number = _number(value, where)
-    if isinstance(value, int) and number != value:
+    # Compared as whole numbers, because numpy's compare with a float as floats.
+    if number is not value and isinstance(value, Integral) and number != int(value):
         raise InvalidJob(
             f"{where[:300]} is a whole number that no float holds; pass it as an int or as text."
         )
@@ -92,6 +93,12 @@ def _only(kind: type[_T], name: str) -> Callable[[Any, str], _T]:
 
 _truth = _only(bool, "true or false")
 _text = _only(str, "text")
+
+
+def _written_truth(value: Any, where: str) -> bool:
+    if getattr(value, "shape", None) == () and str(getattr(value, "dtype", "")) == "bool":
+        return bool(value)  # numpy's, as `a > b` of its numbers is one
+    return _truth(value, where)
 
 
 def _plain_text(value: Any, where: str) -> str:
@@ -160,6 +167,19 @@ def _date(value: Any, where: str) -> str:
     return value.isoformat()
 
 
+_any_time = _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat)
+
+
+def _time(value: Any, where: str) -> JsonValue:
+    text = _any_time.encode(value, where)
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise InvalidJob(
+            f"{where[:300]} is a time in a zone whose offset depends on the day, which its text would lose; "
+            "pass the time without its zone, and the zone's name beside it."
+        )
+    return text
+
+
 def _bytes(value: Any, where: str) -> str:
     if not isinstance(value, bytes | bytearray | memoryview):
         raise mismatch(value, "bytes", where)
@@ -187,13 +207,13 @@ _PATH = _as_text(PurePath, "a path", str, Path)
 
 SCALARS: Mapping[Any, Codec] = MappingProxyType(
     {
-        bool: Codec(_truth, _truth),
+        bool: Codec(_written_truth, _truth),
         int: Codec(_integer, _integer),
         float: Codec(_kept_number, _number),
         str: Codec(_plain_text, _text),
         datetime: Codec(_instant, _any_instant.decode),
         date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
-        time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),
+        time: Codec(_time, _any_time.decode),
         timedelta: Codec(_seconds, _duration),
         UUID: _as_text(UUID, "a UUID", str, UUID),
         Decimal: _as_text(Decimal, "a decimal number", str, Decimal),

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Typed
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 import typing_extensions
 from hypothesis import given
@@ -170,6 +171,7 @@ class Framed(Measured):
         (datetime(2025, 3, 1, 12, 30, tzinfo=UTC), datetime),
         (date(2025, 3, 1), date),
         (time(9, 30), time),
+        (time(9, 30, tzinfo=UTC), time),
         (timedelta(hours=1, microseconds=1), timedelta),
         (UUID(int=7), UUID),
         (Path("/a/b c.png"), Path),
@@ -392,12 +394,28 @@ def test_json_that_does_not_fit_is_refused_with_the_place(value: Any, hint: obje
         (timedelta.max, timedelta),
         (timedelta(days=200_000, microseconds=1), timedelta),
         (2**53 + 1, float),
+        (np.int64(2**53 + 1), float),
         (2**53 + 1, list[float] | float),
     ],
 )
 def test_a_number_or_duration_that_would_be_altered_is_refused(value: Any, hint: object) -> None:
     with pytest.raises(InvalidJob):
         to_json(value, hint, where="it")
+
+
+def test_a_time_whose_text_would_lose_its_zone_is_refused() -> None:
+    opens_at = time(9, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    for write in (lambda: to_json(opens_at, time, where="it"), lambda: plain_result([opens_at])):
+        with pytest.raises(InvalidJob, match="is a time in a zone whose offset depends on the day"):
+            write()
+
+
+def test_a_truth_of_numpy_is_stored_as_one_and_an_array_of_them_is_none() -> None:
+    truths = to_json([np.True_, np.False_], list[bool | None], where="it")
+    assert json.dumps(truths) == "[true, false]"  # Python's own, as those of numpy cannot be encoded
+    with pytest.raises(InvalidJob, match="must be true or false, not ndarray"):
+        to_json(np.array([True]), bool, where="it")
 
 
 @pytest.mark.parametrize(
