@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,8 +78,8 @@ class TracingMiddleware:
         self._clock = clock or SystemClock()
         self._short: set[str] = set()
         """The methods whose newest execution was a short one."""
-        self._records: dict[int, dict[str, Any]] = {}
-        """One of each level, for what it has in common with all others of this process."""
+        self._records: dict[int, tuple[tuple[int, int, str], dict[str, Any]]] = {}
+        """One of each level that was made in full, and where: others of that place are like it."""
 
     def __call__(self, job: Job, context: WorkerContext, call_next: CallNext) -> object:
         fields: dict[str, object] = {
@@ -110,17 +112,19 @@ class TracingMiddleware:
 
     def _log(self, level: int, text: str, args: tuple[object, ...], fields: dict[str, object]) -> None:
         """As `Logger.log` does, in two thirds of the time: an empty job spends a third of its own on these.
-        File, process and thread are not found out again for each record."""
+        What others of its process and thread have too is not found out again for each record."""
         if not _logger.isEnabledFor(level):
             return
         if logging.getLogRecordFactory() is not logging.LogRecord:
             _logger.log(level, text, *args, extra=fields)
             return
-        like = self._records.get(level)
-        if like is None:
-            like = self._records[level] = vars(
-                _logger.makeRecord(_logger.name, level, __file__, 0, text, (), None)
-            )
+        # A host may run jobs in its threads (`app.inline`), and fork workers afterwards. No `Thread` itself:
+        # this is pickled with the program of a notebook.
+        here = os.getpid(), threading.get_ident(), threading.current_thread().name
+        where, like = self._records.get(level, (None, {}))
+        if where != here:
+            like = vars(_logger.makeRecord(_logger.name, level, __file__, 0, text, (), None))
+            self._records[level] = here, like
         created = time.time()
         age_s = created - like["created"]
         record = logging.LogRecord.__new__(logging.LogRecord)

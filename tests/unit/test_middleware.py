@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +19,7 @@ from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext, TracingMiddleware, chain
+from tests.storage.helpers import in_children
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
 JOB = replace(
@@ -118,6 +123,32 @@ def test_a_record_of_tracing_is_what_the_logger_would_have_made(caplog: pytest.L
     assert start.relativeCreated <= between.relativeCreated <= end.relativeCreated
     assert start.msecs == int(start.created % 1 * 1000)
     assert start.getMessage() == f"job {JOB.id} (resize) attempt 1 started"
+
+
+def test_a_record_of_tracing_names_the_process_and_the_thread_that_made_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracing = TracingMiddleware()
+
+    def told() -> tuple[int | None, str | None, int | None]:
+        tracing(JOB, CONTEXT, lambda *_: None)
+        record = caplog.records[-1]
+        return record.process, record.threadName, record.thread
+
+    def in_a_child() -> None:
+        assert told()[0] == os.getpid()
+
+    with caplog.at_level(logging.INFO):
+        here = told()
+        [status] = in_children([in_a_child])
+        with ThreadPoolExecutor(1, "pool") as pool:
+            in_a_thread = pool.submit(told).result()
+
+    assert here == (os.getpid(), "MainThread", threading.get_ident())
+    assert in_a_thread[:2] == (os.getpid(), "pool_0")
+    assert in_a_thread[2] != here[2]
+    assert status == 0
+    pickle.dumps(tracing)  # as with the program of a notebook, whose host has run jobs inline
 
 
 def test_the_records_of_tracing_are_made_by_the_factory_that_a_program_has_set(
