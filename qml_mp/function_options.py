@@ -56,7 +56,8 @@ class FunctionOptions(_FunctionOptions, total=False):
 
 _FUNCTION_OPTIONS = options_of(FunctionOptions)
 OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "rate", "result"})
-"""What is looked up when a job runs; the rest is written in each job's row."""
+"""What is looked up when a job runs; the rest is written in each job's row. Of `max_retries` both: rows of
+firings, and of producers without the code, say nothing."""
 
 
 def read_function_options(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -158,6 +158,7 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
             max_running=options.get("max_running"),
             rate=options.get("rate"),
         )
+        worker.max_retries = options.get("max_retries")
         worker.keeps_result = options.get("result", True)
         of_the_row = {name: value for name, value in options.items() if name not in OF_THE_WORKER}
         super().__init__(worker, options=of_the_row, client=client)

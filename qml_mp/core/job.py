@@ -35,7 +35,7 @@ PARENT_ID = "parent_id"
 """In the metadata of a job that was enqueued with the success of another: the id of that one."""
 NO_RETRIES = -1
 """What the column `max_retries` holds for a job that is not to be retried; 0 means there what it does in the
-reference, whose rows other programs may insert: the retry policy decides."""
+reference, whose rows other programs may insert: the function or the retry policy decides."""
 _CANONICAL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -45,7 +45,8 @@ def _priority(value: int) -> int:
     return _whole("priority", value, -_INT32_MAX - 1, f"to {_INT32_MAX}, the higher the sooner")
 
 
-def _max_retries(value: int | None) -> int | None:
+def check_max_retries(value: int | None) -> int | None:
+    """Return the retry budget, or raise `InvalidJob` when it cannot be one."""
     bound = f"(no retry) to {_INT32_MAX}, or None: the retry policy decides"
     return None if value is None else _whole("max_retries", value, 0, bound)
 
@@ -122,7 +123,7 @@ class CommonOptions(TypedDict, total=False):
     priority: Annotated[int | None, Option(
         int, _priority, "Higher runs first; 0 unless the function has another.")]
     max_retries: Annotated[int | None, Option(
-        int, _max_retries, "Retries after the first attempt, 0: none; else the retry policy decides.")]
+        int, check_max_retries, "Retries after the first attempt, 0: none; else the retry policy decides.")]
     max_crashes: Annotated[int | None, Option(
         int, check_max_crashes, "Crashes of its process after which it fails; else the server's limit.")]
     timeout: Annotated[Duration | None, Option(

@@ -146,6 +146,8 @@ class JobProcessor:
     ) -> Terms:
         worker = self._program.registry.get(method)
         policy = (worker.retry_policy if worker else None) or self._program.retry_policy
+        if max_retries is None and worker is not None:
+            max_retries = worker.max_retries
         decide = partial(policy.decide, failures=failures + 1, max_retries=max_retries, rng=self._rng)
         return Terms(
             method=method,
@@ -154,6 +156,7 @@ class JobProcessor:
             policy=policy,
             limit=timeout or (worker.timeout if worker else None) or self._default_timeout,
             max_crashes=max_crashes or (worker.max_crashes if worker else None),
+            max_retries=max_retries,
             max_attempts=policy.attempts(max_retries=max_retries),
             when_killed=RetryWhenKilled(
                 timeout=decide(error=JobTimeout()), memory=decide(error="OutOfMemory")
@@ -197,10 +200,8 @@ class JobProcessor:
                 assert_never(said.kind)
 
     def _judge_retry_request(self, said: WorkerResult, execution: Execution) -> Retry | Failure:
-        job = execution.job
-        delay = execution.terms.policy.next_delay(
-            failures=job.failures + 1, max_retries=job.max_retries, rng=self._rng
-        )
+        terms, failures = execution.terms, execution.job.failures + 1
+        delay = terms.policy.next_delay(failures=failures, max_retries=terms.max_retries, rng=self._rng)
         if delay is not None and said.retry_at is not None:
             # At most: an instant at the end of the calendar, written a moment later, would be past it.
             delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), LONGEST)
@@ -240,9 +241,9 @@ class JobProcessor:
         return _retry_or_fail(self._described(error), self._retry_delay(execution, error))
 
     def _retry_delay(self, execution: Execution, error: BaseException) -> timedelta | None:
-        job = execution.job
-        return execution.terms.policy.decide(
-            failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
+        terms, failures = execution.terms, execution.job.failures + 1
+        return terms.policy.decide(
+            failures=failures, error=error, max_retries=terms.max_retries, rng=self._rng
         )
 
     def _reported(self, said: WorkerResult, type_when_text: str) -> ErrorInfo:

@@ -134,6 +134,8 @@ class Terms:
     """The time limit of one attempt."""
     max_crashes: int | None
     """The crash budget; None: the server's."""
+    max_retries: int | None
+    """The retry budget; None: the policy's."""
     max_attempts: int
     """Attempts that may fail before the job ends Failed, the first included."""
     when_killed: RetryWhenKilled

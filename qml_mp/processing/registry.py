@@ -13,7 +13,7 @@ from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
-from qml_mp.core.options import check_max_crashes, check_timeout
+from qml_mp.core.options import check_max_crashes, check_max_retries, check_timeout
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.processing.binding import Binding
@@ -30,6 +30,8 @@ class Worker(abc.ABC):
     """None: the program's."""
     timeout: timedelta | None = None
     """Limit of one attempt for jobs that set none; None: the server's `job_timeout`."""
+    max_retries: int | None = None
+    """Retries after the first attempt for jobs that set none, 0: none; None: the policy's."""
     max_crashes: int | None = None
     """Crash budget for jobs that set none; None: the server's `max_crashes`."""
     max_running: int | None = None
@@ -134,6 +136,7 @@ def _check_limits(worker: Worker, method: str) -> None:
     check_policy(worker.retry_policy, what=f"The retry_policy of the worker of {method!r}")
     try:
         check_timeout(worker.timeout)
+        check_max_retries(worker.max_retries)
         check_max_crashes(worker.max_crashes)
         check_max_running(worker.max_running)
         if isinstance(worker.rate, Rate):

@@ -46,7 +46,7 @@ class RetryPolicy:
 
     strategy: RetryStrategy = RetryStrategy.EXPONENTIAL
     max_attempts: int = _DEFAULT_ATTEMPTS
-    """Attempts in all, the first included. A job's own `max_retries` takes its place."""
+    """Attempts in all, the first included. `max_retries` of a job, or of its function, takes its place."""
     delay: timedelta = _DEFAULT_DELAY
     """Before the first retry."""
     multiplier: float = 2.0
@@ -168,7 +168,7 @@ class RetryPolicy:
         """The delay before the next attempt; None: give up.
 
         `failures` counts this one too. `error` is the exception or, when only that is known, the
-        name of its type. `max_retries` is the job's own (None: the policy's `max_attempts` holds).
+        name of its type. `max_retries` is the job's own, or its worker's (None: `max_attempts` holds).
         """
         if not self.retries_on(error):
             return None

@@ -15,12 +15,13 @@ import pytest
 
 from qml_mp import QmlApp, StateChange
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Retry, RetryWhenKilled, Success
+from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, RetryWhenKilled, Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, JobTimeout
 from qml_mp.processing.cancel import CancelToken
-from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext
+from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.registry import Worker
 from qml_mp.processing.retry import RetryPolicy
 from tests.unit.processor_case import (
@@ -230,6 +231,40 @@ def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
     assert isinstance(run(raising(OSError()), claim_of(failures=2, max_retries=3)), Retry)
     assert isinstance(run(raising(OSError()), claim_of(failures=1, max_retries=1)), Failure)
     assert isinstance(run(raising(OSError()), claim_of(max_retries=0)), Failure)
+
+
+class Stubborn(Slow):
+    max_retries = 3
+
+
+class Once(Slow):
+    max_retries = 0
+
+
+def test_a_workers_own_max_retries_holds_for_jobs_that_say_none() -> None:
+    stubborn, once = processor_of(Stubborn()), processor_of(Once())
+
+    def ends(processor: JobProcessor, **fields: Any) -> tuple[type[Outcome], int, bool]:
+        execution = processor.resolve(claim_of(**fields))
+        outcome = processor.run(execution, CancelToken.never())
+        killed = execution.terms.when_killed
+        assert (killed.timeout is None) == (killed.memory is None)
+        return type(outcome), execution.terms.max_attempts, killed.timeout is None
+
+    assert ends(stubborn, failures=2) == (Retry, 4, False)
+    assert ends(stubborn, failures=3) == (Failure, 4, True)
+    assert ends(stubborn, max_retries=0) == (Failure, 1, True)
+    assert ends(once) == (Failure, 1, True)
+    assert ends(once, max_retries=1) == (Retry, 2, False)
+
+
+def test_a_retry_that_the_job_asks_for_is_one_of_those_that_its_worker_allows() -> None:
+    class Asks(Once):
+        def execute(self, job: Job, context: WorkerContext) -> WorkerResult:  # type: ignore[override]
+            return WorkerResult.retry("not yet")
+
+    assert isinstance(run(Asks()), Failure)
+    assert isinstance(run(Asks(), claim_of(max_retries=1)), Retry)
 
 
 def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:

@@ -63,6 +63,16 @@ def test_a_rate_that_is_only_the_text_of_one_is_refused() -> None:
         WorkerRegistry().register(worker)
 
 
+def test_retries_that_no_job_can_have_are_refused_of_a_worker() -> None:
+    worker = Echo()
+    worker.max_retries = -1
+
+    with pytest.raises(
+        ConfigurationError, match="'echo': max_retries is -1; it must be a whole number from 0"
+    ):
+        WorkerRegistry().register(worker)
+
+
 def test_what_is_no_worker_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is no Worker"):
         WorkerRegistry().register(len)  # type: ignore[arg-type]  # what is tested

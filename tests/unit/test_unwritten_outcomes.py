@@ -31,6 +31,7 @@ TERMS = Terms(
     policy=RetryPolicy.none(),
     limit=timedelta(seconds=1),
     max_crashes=None,
+    max_retries=None,
     max_attempts=1,
     when_killed=RetryWhenKilled(),
 )
