@@ -168,8 +168,9 @@ class QmlApp(Gathering, OnePerProcess):
         function too. `misfire` ("fire_once", "skip", "catch_up(N)"), `overlap` ("allow", "skip", "queue")
         and `jitter` are explained by `RecurringJob`, the expression by the README.
 
-        `id` defaults to the method's name. A server stores the template when it starts. Warns of a zone that
-        is not known here. Raises `ConfigurationError` for the schedule, `InvalidJob` for a bad payload.
+        `id` defaults to the method's name. A server stores the template when it starts; `check`, and one that
+        imports the app by name, warn of types in `payload` that do not fit. Warns of a zone that is not known
+        here. Raises `ConfigurationError` for the schedule, `InvalidJob` for a payload without the arguments.
         """
         if callable(cron):
             raise ConfigurationError('Write @app.recurring("0 9 * * *"), with the cron expression.')
@@ -182,15 +183,13 @@ class QmlApp(Gathering, OnePerProcess):
                 else self.job(queue=DEFAULT_QUEUE if queue is None else queue)(function)
             )
             method = declared.method_name
-            recurring_id = method if id is None else id
-            earlier = self._recurring.get(recurring_id)
+            own_id = method if id is None else id
+            earlier = self._recurring.get(own_id)
             if earlier is not None and not (is_notebook() and earlier.method == method):
-                raise ConfigurationError(
-                    f"The recurring id {recurring_id!r} is declared twice; pass another id=."
-                )
+                raise ConfigurationError(f"The recurring id {own_id!r} is declared twice; pass another id=.")
             declared.worker.binding.check_names(payload)
             in_queue = declared.queue if queue is None else queue
-            self._recurring[recurring_id] = new(recurring_id, cron, method, payload, in_queue, from_code=True)
+            self._recurring[own_id] = new(own_id, cron, method, payload, in_queue, from_code=True)
             return declared
 
         return declare  # type: ignore[return-value]  # one body for all overloads

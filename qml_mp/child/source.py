@@ -195,6 +195,8 @@ class AppFacts:
     spec: str = ""
     """The "module:attribute" that it was found by."""
     recurring: tuple[RecurringJob, ...] = ()
+    misfits: Mapping[str, str] = field(default_factory=dict)
+    """Of those whose payload does not fit their function: id to why. `probe` alone looks: it runs code."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
     """None: not known."""
@@ -221,8 +223,9 @@ def probe(source: ProgramSource) -> str:
     files: set[str] = set()
     given = _given_to(source)
     try:
-        facts = _named(facts_of(source.load()), source)
-        facts = dataclasses.replace(facts, url=_url_from_here(facts.url))
+        program = source.load()
+        facts = _named(facts_of(program), source)
+        facts = dataclasses.replace(facts, url=_url_from_here(facts.url), misfits=program.misfits())
     except AppImportError as error:
         facts = AppFacts(error=str(error))
     except BaseException as error:  # user code: even SystemExit at import is a failure

@@ -7,7 +7,7 @@ never a payload or a result. `Event` is all of them, for a `match` that typing h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from qml_mp.core.answers import ReloadedCode
@@ -122,8 +122,10 @@ class TemplatesFollowed:
     """Storage has followed the recurring templates of the code."""
 
     followed: Followed
-    kept: Mapping[str, str | None]
+    kept: Mapping[str, str | None] = field(default_factory=dict)
     """Id to owner of those of the same "module:attribute" in another folder, which stay."""
+    misfits: Mapping[str, str] = field(default_factory=dict)
+    """Id to why of those whose payload does not fit their function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,8 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
         logger.info("Recurring template %s never fires again: its last firing has passed", template_id)
     for template_id, zone in event.followed.lacking.items():
         logger.warning("Recurring template %s: %s", template_id, zone_trouble(zone))
+    for template_id, why in event.misfits.items():
+        logger.warning("Recurring template %s does not fit its function: %s", template_id, why)
     for template_id, owner in event.followed.refused.items():
         logger.error(
             "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "

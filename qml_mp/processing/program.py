@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -14,6 +15,7 @@ from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.core.payload import EncodedJson
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.processing.errors_text import message_of
 from qml_mp.processing.middleware import (
     CallNext,
     FailureHook,
@@ -22,7 +24,7 @@ from qml_mp.processing.middleware import (
     TracingMiddleware,
 )
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.registry import WorkerRegistry, is_notebook
+from qml_mp.processing.registry import FunctionWorker, WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.processing.tracing import Tracing, check_tracing
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
@@ -76,6 +78,19 @@ class Program:
         """This very program, once it knows whom to ask for a newer one."""
         object.__setattr__(self, "newest", newest)
         return self
+
+    def misfits(self) -> dict[str, str]:
+        """Of the templates whose payload does not fit their function: id to why. Runs the user's classes, and
+        wants an import that is over: annotations name what is defined further down."""
+        found: dict[str, str] = {}
+        for each in self.recurring:
+            worker = self.registry.get(each.method)
+            if isinstance(worker, FunctionWorker):
+                try:
+                    worker.binding.check(deepcopy(each.payload))  # what is made of it may change it
+                except Exception as problem:  # that it does not fit, or whatever the classes raise
+                    found[each.id] = message_of(problem)
+        return found
 
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one

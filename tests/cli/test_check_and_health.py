@@ -36,6 +36,8 @@ def go():
     os.chdir("sub")
 """
 _LATE = """
+from __future__ import annotations
+from datetime import date
 from qml_mp import QmlApp
 
 app = QmlApp("sqlite:///qml.db")
@@ -47,7 +49,12 @@ def once() -> None: ...
 
 @app.recurring("0 3 * * *", tz="Europe/Berlni")
 def there() -> None: ...
+
+
+@app.recurring("0 9 1 * *", payload={"day": "first"})
+def close_books(day: date) -> None: ...
 """
+_MISFIT = "does not fit its function: close_books: the argument 'day' is not an ISO 8601 date"
 _THREADED = """
 import threading, time
 from qml_mp import QmlApp
@@ -111,7 +118,7 @@ def test_what_nobody_would_serve_is_a_warning(qml: Qml, storage: Storage) -> Non
     assert "methods   warning   stored templates want unheard_of" in ended.out
 
 
-def test_templates_that_are_over_or_in_a_zone_not_known_here_stop_neither_server_nor_producer(
+def test_templates_that_are_over_in_a_zone_not_known_here_or_misfits_stop_neither_server_nor_producer(
     qml: Qml,
 ) -> None:
     (qml.folder / "late.py").write_text(_LATE)
@@ -121,12 +128,17 @@ def test_templates_that_are_over_or_in_a_zone_not_known_here_stop_neither_server
     started = qml("-A", "late:app", "start", "--burst", "-w", "1")
 
     assert (checked.code, enqueued.code, started.code) == (0, 0, 0), started
-    assert "templates ok        2 parse\n" in checked.out
+    assert "templates ok        3 parse" in checked.out
     assert "templates warning   once never fires again: its last firing has passed\n" in checked.out
     assert "templates warning   there: the zone 'Europe/Berlni' is not known here" in checked.out
-    for told in ("template once never fires again", "template there: the zone 'Europe/Berlni' is not"):
-        assert started.err.count(f"Recurring {told}") == 1
-    assert [each["id"] for each in qml("recurring", "list", "--json").lines] == ["once"]
+    assert f"templates warning   close_books {_MISFIT}" in checked.out
+    for told in (
+        "once never fires again",
+        "there: the zone 'Europe/Berlni' is not",
+        f"close_books {_MISFIT}",
+    ):
+        assert started.err.count(f"Recurring template {told}") == 1
+    assert [each["id"] for each in qml("recurring", "list", "--json").lines] == ["close_books", "once"]
     assert "next      never\n" in qml("recurring", "show", "once").out
 
 

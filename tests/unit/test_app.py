@@ -11,9 +11,10 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -217,6 +218,50 @@ def test_a_recurring_declaration_that_cannot_work_is_refused(app: QmlApp) -> Non
     app.recurring("0 9 * * *", id="x")(app.job("d1")(digest))
     with pytest.raises(ConfigurationError, match="declared twice"):
         app.recurring("0 9 * * *", id="x")(app.job("d2")(digest))
+
+
+class Pair(NamedTuple):
+    n: int
+
+
+class OddPair(Pair):
+    @classmethod
+    def _make(cls, *_: object) -> Any:
+        raise LookupError("there is none")
+
+
+@dataclass
+class Batch:
+    names: list[str]
+
+    def __post_init__(self) -> None:
+        self.names.clear()
+
+
+def send_in_batches(batch: Batch, day: FurtherDown) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def send_odd(pair: OddPair) -> None: ...
+
+
+def test_a_payload_of_wrong_types_is_told_once_the_import_is_over(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.recurring("@daily", payload={"day": 5})(on_day)
+    app.recurring("@daily", payload={"pair": [1]})(send_odd)
+    fitting: JsonValue = {"batch": {"names": ["a"]}, "day": "2025-01-01"}
+    batches = app.recurring("@daily", payload=fitting)(send_in_batches)
+    app.recurring("@daily", id="later", payload=[{"names": []}, "soon"])(batches)
+    monkeypatch.setitem(globals(), "FurtherDown", date)
+
+    facts = read_facts(probe(LoadedProgram(program=app.program)))
+
+    assert {each: why.partition(" '")[0] for each, why in facts.misfits.items()} == {
+        "on_day": "on_day: the argument",
+        "send_odd": "there is none",
+        "later": "send_in_batches: the argument",
+    }
+    assert app.program.recurring[2].payload == fitting  # whatever the class has made of it
 
 
 def test_a_name_can_be_declared_once(app: QmlApp) -> None:

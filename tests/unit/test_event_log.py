@@ -217,6 +217,11 @@ NOTHING = Followed(added=(), changed=(), removed=(), refused={})
             "machines that know it. Did you mean Europe/Berlin?",
         ),
         (
+            TemplatesFollowed(followed=NOTHING, kept={}, misfits={"two": "send: the argument 'day' is none"}),
+            "WARNING",
+            "Recurring template two does not fit its function: send: the argument 'day' is none",
+        ),
+        (
             TemplatesFollowed(followed=replace(NOTHING, refused={"digest": "shop"}), kept={}),
             "ERROR",
             "Recurring template digest is left as the app shop has made it. Give that of the code another "

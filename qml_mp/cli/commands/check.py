@@ -121,6 +121,8 @@ def _templates(facts: AppFacts) -> Iterator[Line]:
         elif each.next_run_at is None:
             text = f"{each.id} never fires again: its last firing has passed"
             yield Line(what="templates", result="warning", text=text)
+    for template_id, why in facts.misfits.items():
+        yield Line(what="templates", result="warning", text=f"{template_id} does not fit its function: {why}")
 
 
 def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:

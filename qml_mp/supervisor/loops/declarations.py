@@ -151,7 +151,7 @@ class DeclarationsLoop(Loop):
         if prune:
             self._spared = frozenset(each.id for each in left if each.method in spared_methods)
         self._refused = followed.refused
-        self._tell(followed, kept)
+        self._run.events.emit(TemplatesFollowed(followed=followed, kept=kept, misfits=facts.misfits))
 
     def _remove_spared(self, storage: Storage, facts: AppFacts) -> None:
         """Delete those that nobody else knows any more; no others of the app, which newer code may have
@@ -162,7 +162,8 @@ class DeclarationsLoop(Loop):
         unknown = known_to_nobody(storage, lacking, own_id=self._run.registration.id)
         removed = storage.remove_templates_of(facts.name, spared, methods=unknown) if unknown else ()
         if removed:
-            self._tell(Followed(added=(), changed=(), removed=removed, refused={}), {})
+            followed = Followed(added=(), changed=(), removed=removed, refused={})
+            self._run.events.emit(TemplatesFollowed(followed=followed))
         if self._spared is spared:
             self._spared = frozenset(each.id for each in left if each.method in lacking - unknown)
 
@@ -176,13 +177,10 @@ class DeclarationsLoop(Loop):
             return
         templates = [each for each in facts.recurring if each.id in freed]
         followed = storage.follow_code(facts.name, templates, spec=facts.spec, prune=False)
-        self._tell(followed, {})
+        self._run.events.emit(TemplatesFollowed(followed=followed))
         if self._refused is refused:
             still = {each: owner for each, owner in refused.items() if each not in freed}
             self._refused = {**still, **followed.refused}
-
-    def _tell(self, followed: Followed, kept: Mapping[str, str | None]) -> None:
-        self._run.events.emit(TemplatesFollowed(followed=followed, kept=kept))
 
 
 def _not_declared(storage: Storage, facts: AppFacts) -> list[RecurringJob]:
