@@ -174,7 +174,6 @@ class QmlApp(Gathering, OnePerProcess):
         """
         if callable(cron):
             raise ConfigurationError('Write @app.recurring("0 9 * * *"), with the cron expression.')
-        new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
             declared: JobFunction[..., Any, Any] = (
@@ -188,8 +187,10 @@ class QmlApp(Gathering, OnePerProcess):
             if earlier is not None and not (is_notebook() and earlier.method == method):
                 raise ConfigurationError(f"The recurring id {own_id!r} is declared twice; pass another id=.")
             declared.worker.binding.check_names(payload)
-            in_queue = declared.queue if queue is None else queue
-            self._recurring[own_id] = new(own_id, cron, method, payload, in_queue, from_code=True)
+            self._recurring[own_id] = RecurringJob.new(
+                own_id, cron, method, payload, declared.queue if queue is None else queue, tz=tz,
+                priority=declared.priority, misfire=misfire, overlap=overlap, jitter=jitter, from_code=True,
+            )  # fmt: skip
             return declared
 
         return declare  # type: ignore[return-value]  # one body for all overloads

@@ -184,6 +184,11 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         """The queue of its jobs, unless they are given another."""
         return str(self._options.get("queue", DEFAULT_QUEUE))
 
+    @property
+    def priority(self) -> int:
+        """That of its jobs, unless they are given another."""
+        return int(self._options.get("priority", 0))
+
     @documented(EnqueueOptions)
     def using(self, **options: Unpack[EnqueueOptions]) -> ConfiguredJob[P, R]:
         """The function with options for the jobs enqueued through it. They win over the decorator's.

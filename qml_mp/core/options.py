@@ -41,7 +41,8 @@ class Option:
     """One line, for docstrings and for the help of the command line."""
 
 
-def _priority(value: int) -> int:
+def check_priority(value: int) -> int:
+    """Return the priority, or raise `InvalidJob` when it cannot be one."""
     return _whole("priority", value, -_INT32_MAX - 1, f"to {_INT32_MAX}, the higher the sooner")
 
 
@@ -121,7 +122,7 @@ class CommonOptions(TypedDict, total=False):
     queue: Annotated[str | None, Option(
         str, check_queue_name, "The queue; 'default' unless the function has another.")]
     priority: Annotated[int | None, Option(
-        int, _priority, "Higher runs first; 0 unless the function has another.")]
+        int, check_priority, "Higher runs first; 0 unless the function has another.")]
     max_retries: Annotated[int | None, Option(
         int, check_max_retries, "Retries after the first attempt, 0: none; else the retry policy decides.")]
     max_crashes: Annotated[int | None, Option(

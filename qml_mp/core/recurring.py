@@ -14,6 +14,7 @@ from qml_mp.clock import iso
 from qml_mp.core.cron import CronSchedule, UnknownZone, zone_trouble
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.job import check_method
+from qml_mp.core.options import check_priority
 from qml_mp.core.payload import JsonValue, check_text, decode_json, encode_json
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, shown
@@ -49,6 +50,8 @@ class RecurringJob:
     method: str
     payload: JsonValue = None
     queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    """Of its jobs: the higher, the sooner."""
     tz: str = "UTC"
     """IANA name of the zone in whose wall time `cron` is meant."""
     misfire: str = "fire_once"
@@ -87,6 +90,7 @@ class RecurringJob:
         payload: JsonValue = None,
         queue: str = DEFAULT_QUEUE,
         *,
+        priority: int = 0,
         tz: str = "UTC",
         misfire: str = "fire_once",
         overlap: str = "allow",
@@ -97,11 +101,10 @@ class RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
         `from_code`: as code declares it at its import, which must not stop because of the day or of the
-        machine. Its last firing may have passed, and a zone that this machine does not know is a warning
-        alone.
+        machine. Its last firing may have passed, and a zone that is not known here is a warning alone.
 
         Raises `ConfigurationError` for what no template can have and for one that never fires (again),
-        `InvalidJob` for method and payload.
+        `InvalidJob` for method, payload and priority.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
             raise ConfigurationError(
@@ -109,7 +112,6 @@ class RecurringJob:
             )
         check_text(id, what="The recurring id")
         check_method(method)
-        check_queue_name(queue)
         _most_caught_up(misfire)
         _check_overlap(overlap)
         payload = decode_json(encode_json(payload, what="The payload"))  # the caller may change his
@@ -125,8 +127,9 @@ class RecurringJob:
             # Of whoever calls that which calls this: the line of the decorator.
             warnings.warn(f"The recurring template {id!r}: {zone_trouble(tz)}", stacklevel=3)
         return cls(
-            id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, misfire=misfire,
-            overlap=overlap, jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
+            id=id, cron=cron, method=method, payload=payload, queue=check_queue_name(queue),
+            priority=check_priority(priority), tz=tz, misfire=misfire, overlap=overlap,
+            jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
         )  # fmt: skip
 
     def from_now_on(self, now: datetime) -> RecurringJob:
@@ -198,6 +201,7 @@ class RecurringJob:
             "method": self.method,
             "payload": self.payload,
             "queue": self.queue,
+            "priority": self.priority,
             "misfire": self.misfire,
             "overlap": self.overlap,
             "jitter_s": self.jitter.total_seconds(),

@@ -139,6 +139,7 @@ class BackgroundJobServer:
         payload: JsonValue = None,
         queue: str = DEFAULT_QUEUE,
         *,
+        priority: int = 0,
         tz: str = "UTC",
         misfire: str = "fire_once",
         overlap: str = "allow",
@@ -148,11 +149,12 @@ class BackgroundJobServer:
         `RecurringJob` says what its fields mean.
 
         Raises `ConfigurationError` for what no template can have and for one that an app's code declares,
-        `InvalidJob` for the payload.
+        `InvalidJob` for payload and priority.
         """
         template = RecurringJob.new(
-            id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter
-        )
+            id, cron, method, payload, queue, priority=priority, tz=tz, misfire=misfire, overlap=overlap,
+            jitter=jitter,
+        )  # fmt: skip
         self._storage.upsert_recurring_job(template.from_now_on(self._storage.now()))
 
     def remove_recurring(self, id: str) -> bool:

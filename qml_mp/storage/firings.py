@@ -188,7 +188,10 @@ def job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime 
     if firing is not None:
         about["fire_at"] = firing.isoformat()
     delay = None if firing is None else template.delay_of(firing) or None
-    return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
+    return Job.new(
+        template.method, payload, queue=template.queue, priority=template.priority, metadata=about,
+        delay=delay, now=now,
+    )  # fmt: skip
 
 
 def _insert(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurringQueries:
-    """Templates of recurring jobs. A declaration: id, cron, tz, method, payload (JSON text), queue, misfire,
-    overlap, jitter_us, app, enabled, next_run_at, created_at. A template below: what `rows.template_of`
-    reads, and now. It is due at its next firing, and when one that waits need wait no longer. methods None:
-    any."""
+    """Templates of recurring jobs. A declaration: id, cron, tz, method, payload (JSON text), queue, priority,
+    misfire, overlap, jitter_us, app, enabled, next_run_at, created_at. A template below: what
+    `rows.template_of` reads, and now. It is due at its next firing, and when one that waits need wait no
+    longer. methods None: any."""
 
     insert_or_lock: str
     """A declaration: insert it unless its id is there; the template, locked until the transaction ends, and

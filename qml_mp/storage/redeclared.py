@@ -8,7 +8,7 @@ from qml_mp.storage.database import Values
 from qml_mp.storage.rows import Row
 from qml_mp.storage.storable import microseconds
 
-_SAID = ("cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_us")
+_SAID = ("cron", "tz", "method", "payload", "queue", "priority", "misfire", "overlap", "jitter_us")
 
 
 def declared_values(template: RecurringJob) -> Values:
@@ -20,6 +20,7 @@ def declared_values(template: RecurringJob) -> Values:
         "method": template.method,
         "payload": encode_json(template.payload, what="The payload"),
         "queue": template.queue,
+        "priority": template.priority,
         "misfire": template.misfire,
         "overlap": template.overlap,
         "jitter_us": microseconds(template.jitter),

@@ -29,8 +29,8 @@ ATTEMPT_COLUMNS: Final = """
     exit_code, peak_rss_bytes, cpu_s
 """
 TEMPLATE_COLUMNS: Final = """
-    id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at, waiting_for,
-    last_run_at, last_job_id, created_at, disabled_reason
+    id, cron, tz, method, payload, queue, priority, misfire, overlap, jitter_us, app, enabled, next_run_at,
+    waiting_for, last_run_at, last_job_id, created_at, disabled_reason
 """
 SERVER_COLUMNS: Final = """
     id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
@@ -86,6 +86,7 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
         method=text_of(row["method"]),
         payload=payload,
         queue=text_of(row["queue"]),
+        priority=int_of(row["priority"]) or 0,
         tz=text_of(row["tz"]),
         misfire=text_of(row["misfire"]),
         overlap=text_of(row["overlap"]),

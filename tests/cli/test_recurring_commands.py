@@ -10,7 +10,7 @@ import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.store import Storage
-from tests.cli.command import Qml, is_one_error, on_a_terminal
+from tests.cli.command import TASKS, Qml, is_one_error, on_a_terminal
 
 
 def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
@@ -25,9 +25,9 @@ def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
     assert added.out.startswith("digest fires at 09:00 on Monday to Friday (Europe/Berlin), next at ")
     assert "09:00:00 CE" in added.out
     assert list(template) == [
-        "id", "cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_s", "source", "app",
-        "enabled", "next_run_at", "waiting_for", "last_run_at", "last_job_id", "last_job_state",
-        "disabled_reason", "words", "method_known",
+        "id", "cron", "tz", "method", "payload", "queue", "priority", "misfire", "overlap", "jitter_s",
+        "source", "app", "enabled", "next_run_at", "waiting_for", "last_run_at", "last_job_id",
+        "last_job_state", "disabled_reason", "words", "method_known",
     ]  # fmt: skip
     assert (template["tz"], template["queue"], template["payload"]) == ("Europe/Berlin", "low", {"path": "a"})
     assert qml("recurring", "list", "--json").lines == []
@@ -68,7 +68,7 @@ def test_the_expression_is_looked_at_before_the_payload(qml: Qml) -> None:
 def test_the_policies_of_a_template_are_shown(qml: Qml) -> None:
     qml(
         "recurring", "add", "digest", "@daily", "resize", "--misfire", "catch_up(3)", "--overlap", "queue",
-        "--jitter", "90s",
+        "--jitter", "90s", "--priority", "9",
     )  # fmt: skip
 
     shown = qml("recurring", "show", "digest", "--json").value
@@ -78,6 +78,7 @@ def test_the_policies_of_a_template_are_shown(qml: Qml) -> None:
     assert (shown["source"], shown["app"], shown["last_job_state"]) == ("person", None, None)
     assert shown["words"] == "at 00:00 every day (UTC)"
     assert "fires     @daily: at 00:00 every day (UTC)\n" in page
+    assert "queue     default, priority 9\n" in page
     assert "misfire   catch_up(3)\noverlap   queue\njitter    1m30s\nsource    person\n" in page
 
 
@@ -159,7 +160,9 @@ def test_what_code_declares_is_not_replaced_and_comes_back_when_it_is_removed(
     assert "the code of shop adds it again at the next start" in removed.err
 
 
-def test_with_an_app_a_template_uses_the_methods_own_queue(qml: Qml) -> None:
+def test_with_an_app_a_template_uses_the_methods_own_queue_and_priority(qml: Qml) -> None:
+    sooner = TASKS.replace('@app.job(queue="images")', '@app.job(queue="images", priority=9)')
+    (qml.folder / "tasks.py").write_text(sooner)
     qml(
         "-A",
         "tasks:app",
@@ -172,7 +175,8 @@ def test_with_an_app_a_template_uses_the_methods_own_queue(qml: Qml) -> None:
         '{"path": "a"}',
     )
 
-    assert qml("recurring", "list", "--json").lines[0]["queue"] == "images"
+    (template,) = qml("recurring", "list", "--json").lines
+    assert (template["queue"], template["priority"]) == ("images", 9)
 
 
 def test_running_a_template_by_hand_enqueues_one_job(qml: Qml) -> None:

@@ -181,9 +181,9 @@ def test_migrate_names_servers_that_still_run_with_older_code(qml: Qml, storage:
     register(storage, "gone", _GONE)
     storage.close()
     newest = MIGRATIONS[-1]
-    with closing(sqlite3.connect(qml.database)) as database:  # it has made indexes, and nothing else
-        for index in re.findall(r"CREATE INDEX (\w+)", newest.sql):
-            database.execute(f"DROP INDEX {index}")
+    with closing(sqlite3.connect(qml.database)) as database:  # it has added columns, and nothing else
+        for table, column in re.findall(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", newest.sql):
+            database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         database.execute("DELETE FROM qml_schema_version WHERE version = ?", (newest.version,))
         database.commit()
 

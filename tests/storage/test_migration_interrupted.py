@@ -41,8 +41,7 @@ class Old:
     lacks: tuple[str, ...]
     """The tables that it has not yet."""
     obstacle: str
-    """What is in the way of one of the last statements of the next version, on PostgreSQL without the prefix
-    of names."""
+    """What is in the way of one of the last statements of a newer version."""
     removal: str
     locked: tuple[str, str]
     """A table, and the mode in which it is locked on PostgreSQL so that one of these statements waits."""
@@ -58,9 +57,9 @@ FIRST = Old(
 SIXTH = Old(
     version=6,
     lacks=(),
-    obstacle="CREATE INDEX qml_lost_attempts_ended ON {lost_attempts} (tries)",
-    removal="DROP INDEX {lost_attempts}_ended",
-    locked=("lost_attempts", "ROW EXCLUSIVE"),
+    obstacle="ALTER TABLE {recurring_jobs} ADD COLUMN priority integer",
+    removal="ALTER TABLE {recurring_jobs} DROP COLUMN priority",
+    locked=("recurring_jobs", "ACCESS SHARE"),
 )
 
 
@@ -200,6 +199,7 @@ def assert_migrated(storage: Storage, raw: Raw, old: Old, before: dict[str, list
     assert (server.answers, server.acts) == (NO_ANSWERS, ())
     assert (worker.id, worker.epoch, claim.worker_id, claim.job.claim_seq) == ("w-1", 0, "w-1", 2)
     assert len(storage.attempts(CLAIMED)) == 1
+    assert [each.priority for each in storage.list_recurring_jobs()] == [0]
     asks = replace(fetch("default", worker="w-1", server="a#1"), registered=True, methods=("work",))
     finished, next_claim = finish_and_fetch(storage, claim, DONE, asks)
     assert finished.accepted
@@ -222,7 +222,7 @@ def test_a_database_in_use_keeps_its_jobs_claims_and_servers(storage: Storage, r
 
 
 def test_a_migration_that_fails_half_way_leaves_the_old_version(storage: Storage, raw: Raw, old: Old) -> None:
-    raw.run(old.obstacle if raw.is_sqlite else old.obstacle.replace("qml_", ""))
+    raw.run(old.obstacle)
     before = rows_of(raw, old)
 
     with pytest.raises(StorageError):

@@ -76,6 +76,25 @@ def test_declaring_a_template_again_keeps_its_next_firing_and_its_switch(storage
     assert (stored.enabled, stored.payload, stored.queue) == (False, {"to": "some"}, "fast")
 
 
+def test_the_jobs_of_a_template_have_its_priority(storage: Storage) -> None:
+    def fired(at: datetime) -> list[int]:
+        for each in storage.list_recurring_jobs():
+            storage.set_recurring_enabled(each.id, True, next_run_at=at)
+        return [job.priority for job in storage.fire_due_recurring().jobs]
+
+    storage.upsert_recurring_job(replace(daily("a"), priority=7))
+    alone = fired(datetime(2025, 1, 1, tzinfo=UTC))
+    storage.upsert_recurring_job(replace(daily("a"), priority=-3))
+    storage.upsert_recurring_job(replace(daily("b"), priority=9, overlap="queue"))
+    storage.upsert_recurring_job(daily("c"))
+    by_hand = storage.run_recurring_now("a")
+
+    assert by_hand is not None
+    assert (alone, present(storage, by_hand).priority) == ([7], -3)
+    assert sorted(fired(datetime(2025, 1, 2, tzinfo=UTC))) == [-3, 0, 9]
+    assert [each.priority for each in storage.list_recurring_jobs()] == [-3, 9, 0]
+
+
 @pytest.mark.parametrize("changed", [daily(cron="0 0 10 1 1 * 2040"), daily(cron=IN_2040, tz="UTC")])
 def test_a_changed_schedule_has_its_own_next_firing(storage: Storage, changed: RecurringJob) -> None:
     storage.upsert_recurring_job(daily(cron=IN_2040))

@@ -111,12 +111,13 @@ def test_a_recurring_function_is_a_template_and_a_job(app: QmlApp) -> None:
 
 def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it() -> None:
     app = QmlApp("memory://", name="shop")
-    app.recurring("@daily", misfire="catch_up(3)", overlap="queue", jitter="90s")(digest)
+    declared = app.recurring("@daily", misfire="catch_up(3)", overlap="queue", jitter="90s")
+    declared(app.job(priority=9)(digest))
 
     facts = read_facts(probe(LoadedProgram(program=app.program)))
 
     (template,) = facts.recurring
-    assert (facts.name, facts.spec) == ("shop", "")
+    assert (facts.name, facts.spec, template.priority) == ("shop", "", 9)
     assert (template.misfire, template.overlap, template.jitter) == (
         "catch_up(3)",
         "queue",

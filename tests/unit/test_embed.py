@@ -70,10 +70,10 @@ def test_what_is_no_config_or_no_storage_is_refused(
 def test_a_template_is_stored_and_removed_without_a_running_server(storage: Storage) -> None:
     server = BackgroundJobServer(ServerConfig(), storage, WorkerRegistry())
 
-    server.schedule_recurring("nightly", "0 3 * * *", "work")
-    stored = [template.id for template in storage.list_recurring_jobs()]
+    server.schedule_recurring("nightly", "0 3 * * *", "work", priority=3)
+    stored = [(template.id, template.priority) for template in storage.list_recurring_jobs()]
 
-    assert stored == ["nightly"]
+    assert stored == [("nightly", 3)]
     assert [server.remove_recurring("nightly"), server.remove_recurring("nightly")] == [True, False]
 
 

@@ -66,7 +66,8 @@ def test_a_limit_of_thousands_of_digits_is_refused_in_a_sentence(
 
 
 def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, storage: Storage) -> None:
-    storage.upsert_recurring_job(RecurringJob.new("nightly", "0 2 * * *", "clean", tz="Europe/Berlin"))
+    nightly = RecurringJob.new("nightly", "0 2 * * *", "clean", tz="Europe/Berlin", priority=9)
+    storage.upsert_recurring_job(nightly)
 
     send(visitor, "/recurring/disable", "/recurring", id="nightly")
     off = storage.get_recurring_job("nightly")
@@ -74,6 +75,7 @@ def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, 
     send(visitor, "/recurring/run", "/recurring", id="nightly")
     ran = storage.get_recurring_job("nightly")
     shown = visitor.get("/recurring?text=night").text, visitor.get("/recurring?text=weekly").text
+    one = visitor.get("/recurring/template?id=nightly").text
     send(visitor, "/recurring/remove", "/recurring", id="nightly")
 
     assert off is not None
@@ -84,5 +86,6 @@ def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, 
     job = storage.get(ran.last_job_id)
     assert job is not None
     assert job.state_name is StateName.ENQUEUED
+    assert "default, priority 9" in one
     assert ["Run nightly now" in each for each in shown] == [True, False]
     assert storage.get_recurring_job("nightly") is None

@@ -123,7 +123,7 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
         ("fires", _meaning(template)),
         ("method", template.method),
         ("payload", compact_json(template.payload)),
-        ("queue", template.queue),
+        ("queue", f"{template.queue}, priority {template.priority}"),
         ("misfire", template.misfire),
         ("overlap", template.overlap),
         ("jitter", age(template.jitter)),
@@ -150,6 +150,9 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
     "--payload", metavar="JSON|-", help="The whole payload of each job as JSON; - reads it from stdin."
 )
 @click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
+@click.option(
+    "--priority", type=int, metavar="N", help="Higher runs first; default: the method's own, else 0."
+)
 @with_options(*_POLICIES)
 @pass_session
 def add(
@@ -160,6 +163,7 @@ def add(
     arguments: tuple[str, ...],
     payload: str | None,
     queue: str | None,
+    priority: int | None,
     **options: Any,  # the zone and the policies
 ) -> None:
     """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest limit=20.
@@ -168,8 +172,10 @@ def add(
     files in place of its stars.
     """
     _check_cron(cron, tz=options["tz"])
-    job = session.make_job(method, read_payload(payload, arguments), queue=queue)
-    template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
+    job = session.make_job(method, read_payload(payload, arguments), queue=queue, priority=priority)
+    template = RecurringJob.new(
+        recurring_id, cron, job.method, job.payload, job.queue, priority=job.priority, **options
+    )
     with session.storage_to_write() as storage:
         template = template.from_now_on(storage.now())
         storage.upsert_recurring_job(template)

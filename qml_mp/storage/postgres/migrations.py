@@ -276,6 +276,8 @@ CREATE TABLE {s}.failure_callbacks (
 CREATE INDEX failure_callbacks_due ON {s}.failure_callbacks (due_at);
 """
 
+_PRIORITY_OF_TEMPLATES = "ALTER TABLE {s}.recurring_jobs ADD COLUMN priority integer NOT NULL DEFAULT 0"
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
@@ -284,4 +286,5 @@ MIGRATIONS = (
     Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS + _FAILURE_CALLBACKS),
     Migration(version=6, sql=VERSION_6),
     Migration(version=7, sql=VERSION_7),
+    Migration(version=8, sql=_PRIORITY_OF_TEMPLATES),
 )

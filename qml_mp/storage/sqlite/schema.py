@@ -273,6 +273,8 @@ CREATE TABLE qml_failure_callbacks (
 CREATE INDEX qml_failure_callbacks_due ON qml_failure_callbacks (due_at)
 """
 
+_VERSION_8: Final = "ALTER TABLE qml_recurring_jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0"
+
 MIGRATIONS: Final = (
     Migration(version=1, sql=_VERSION_1),
     Migration(version=2, sql=_VERSION_2),
@@ -281,4 +283,5 @@ MIGRATIONS: Final = (
     Migration(version=5, sql=_VERSION_5),
     Migration(version=6, sql=VERSION_6),
     Migration(version=7, sql=VERSION_7),
+    Migration(version=8, sql=_VERSION_8),
 )

@@ -35,10 +35,10 @@ RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         WITH declared AS (
             INSERT INTO {{s}}.recurring_jobs
-                (id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at,
-                 created_at)
-            VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(misfire)s, %(overlap)s,
-                    %(jitter_us)s, %(app)s, %(enabled)s, %(next_run_at)s, %(created_at)s)
+                (id, cron, tz, method, payload, queue, priority, misfire, overlap, jitter_us, app, enabled,
+                 next_run_at, created_at)
+            VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(priority)s, %(misfire)s,
+                    %(overlap)s, %(jitter_us)s, %(app)s, %(enabled)s, %(next_run_at)s, %(created_at)s)
             -- Changes nothing, but waits for who is inserting or changing it, locks it and gives it back.
             ON CONFLICT (id) DO UPDATE SET id = excluded.id
             -- Read once it is locked; now() is when the transaction began.
@@ -49,8 +49,9 @@ RECURRING: Final = RecurringQueries(
     replace="""
         UPDATE {s}.recurring_jobs
         SET cron = %(cron)s, tz = %(tz)s, method = %(method)s, payload = %(payload)s, queue = %(queue)s,
-            misfire = %(misfire)s, overlap = %(overlap)s, jitter_us = %(jitter_us)s, app = %(app)s,
-            enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
+            priority = %(priority)s, misfire = %(misfire)s, overlap = %(overlap)s,
+            jitter_us = %(jitter_us)s, app = %(app)s, enabled = %(enabled)s,
+            next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
         WHERE id = %(id)s
     """,
     switch=counted("""

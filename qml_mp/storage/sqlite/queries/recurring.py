@@ -29,19 +29,19 @@ _HERE: Final = f"{KNOWN} AND tz NOT IN (SELECT value FROM json_each(:lacking))"
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         INSERT INTO qml_recurring_jobs (
-            id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at,
-            created_at)
-        VALUES (:id, :cron, :tz, :method, :payload, :queue, :misfire, :overlap, :jitter_us, :app, :enabled,
-                :next_run_at, :created_at)
+            id, cron, tz, method, payload, queue, priority, misfire, overlap, jitter_us, app, enabled,
+            next_run_at, created_at)
+        VALUES (:id, :cron, :tz, :method, :payload, :queue, :priority, :misfire, :overlap, :jitter_us, :app,
+                :enabled, :next_run_at, :created_at)
         -- Changes nothing, but gives the row back.
         ON CONFLICT (id) DO UPDATE SET id = excluded.id
         RETURNING {_TEMPLATE}, :now AS locked_at -- the write lock was held before
     """,
     replace="""
         UPDATE qml_recurring_jobs
-        SET cron = :cron, tz = :tz, method = :method, payload = :payload, queue = :queue, misfire = :misfire,
-            overlap = :overlap, jitter_us = :jitter_us, app = :app, enabled = :enabled,
-            next_run_at = :next_run_at, disabled_reason = :disabled_reason
+        SET cron = :cron, tz = :tz, method = :method, payload = :payload, queue = :queue,
+            priority = :priority, misfire = :misfire, overlap = :overlap, jitter_us = :jitter_us, app = :app,
+            enabled = :enabled, next_run_at = :next_run_at, disabled_reason = :disabled_reason
         WHERE id = :id
     """,
     switch="""
