@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -33,8 +33,12 @@ LOCKS = """
     (resource, owner, expires_at) SELECT {at} || '/' || n, 'a', {at} FROM generate_series(1, {number}) AS n
 """
 LOST_ATTEMPTS = """
-    (job_id, claim_seq, method, facts, ended_at, due_at)
-    SELECT {at} || '/' || n, 1, 'work', '', {at}, {at} FROM generate_series(1, {number}) AS n
+    (job_id, claim_seq, method, facts, ended_at, due_at, taken_by)
+    SELECT {at} || '/' || n, 1, 'work', '', {at}, {at}, 'w' FROM generate_series(1, {number}) AS n
+"""
+CALLBACKS = """
+    (job_id, claim_seq, method, due_at)
+    SELECT {at} || '/' || n, 1, 'work', {at} FROM generate_series(1, {number}) AS n
 """
 ACTS = """
     (id, what, subject, asked_by, asked_from, asked_at, state)
@@ -69,6 +73,11 @@ FINISHED = {
     "held_by": ["w", "w"],
     "ended_channel": "ended",
 }
+TAKEN = {"methods": ["work"], "worker_id": "w", "lease": timedelta(minutes=1)}
+DELETED = {
+    "ids": [], "until": datetime(9999, 12, 30, tzinfo=UTC), "states": ["failed"], "reason": "not wanted",
+    "ttl": timedelta(hours=1), "ended_channel": "ended",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +122,26 @@ def _burst(postgres_url: str, schema: str) -> Iterator[psycopg.Connection]:
         connection.execute(f"VACUUM ANALYZE {schema}.jobs")
         _add_jobs(connection, schema, state="enqueued")
         _add_jobs(connection, schema, state="enqueued", method="foreign", priority=9)
-        connection.execute(
-            f"INSERT INTO {schema}.workers (id, server_id, number, host, pid, started_ticks, started_at)"
-            " VALUES ('w', 's', 1, 'h', 1, 1, now())"
-        )
+        _add_worker(connection, schema)
         yield connection
         connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
+def _add_worker(connection: psycopg.Connection, schema: str) -> None:
+    connection.execute(
+        f"INSERT INTO {schema}.workers (id, server_id, number, host, pid, started_ticks, started_at)"
+        " VALUES ('w', 's', 1, 'h', 1, 1, now())"
+    )
+
+
 def _add_jobs(
-    connection: psycopg.Connection, schema: str, *, state: str, method: str = "work", priority: int = 0
+    connection: psycopg.Connection,
+    schema: str,
+    *,
+    state: str,
+    method: str = "work",
+    priority: int = 0,
+    number: int = 20_000,
 ) -> None:
     connection.execute(
         f"""
@@ -130,7 +149,7 @@ def _add_jobs(
         SELECT gen_random_uuid()::text, '{method}',
                CASE WHEN n % 100 = 0 THEN 'small' ELSE 'big' END, {priority} + n % 3,
                '{state}', now() - n * interval '1 second'
-        FROM generate_series(1, 20000) AS n
+        FROM generate_series(1, {number}) AS n
         """
     )
 
@@ -213,6 +232,94 @@ def test_a_claim_beside_limits_reads_what_it_takes_and_looks_once_whether_there_
     assert not any("Rows Removed" in line and int(line.split()[-1]) > 1 for line in plan), plan
     assert all(_loops(line) == 1 for line in scans if "limits_pkey" in line), plan
     assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "several"])
+@pytest.mark.parametrize(("choice", "params", "index"), CHOICES, ids=NAMES)
+def test_a_claim_by_a_plan_that_is_older_than_the_jobs_reads_what_it_takes(
+    empty_session: psycopg.Connection,
+    postgres_url: str,
+    choice: ChoiceQueries,
+    params: Values,
+    index: str,
+    many: bool,
+) -> None:
+    _add_worker(empty_session, EMPTY)
+    query = (choice.several if many else choice.one).claim
+
+    plan = planned_when_empty(empty_session, postgres_url, query, params, table="jobs")
+
+    assert_only_heads_are_read(plan, index)
+    assert max(_rows(line) for line in plan if " using " in line) <= (50 if many else 1), plan
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "table"),
+    [
+        (QUERIES.waits.ended, {"ids": []}, "jobs"),
+        (QUERIES.bulk.retry, {"ids": [], "until": DELETED["until"], "channel": "c"}, "jobs"),
+        (QUERIES.bulk.delete, DELETED, "jobs"),
+        (
+            QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False),
+            WHOLE | {"limit": 20},
+            "jobs",
+        ),
+        (QUERIES.failures.take, TAKEN, "failure_callbacks"),
+        (QUERIES.lost_attempts.take, TAKEN | {"limit": 20}, "lost_attempts"),
+        (QUERIES.lost_attempts.end, {"worker_id": "w", "ids": [], "claim_seqs": [1] * 20}, "lost_attempts"),
+    ],
+    ids=["ended", "retried", "deleted", "page", "failure callback", "lost attempts", "told attempts"],
+)
+def test_what_is_looked_up_by_a_plan_that_is_older_than_the_rows_is_read_alone(
+    empty_session: psycopg.Connection, postgres_url: str, query: str, params: Values, table: str
+) -> None:
+    _add_worker(empty_session, EMPTY)
+
+    plan = planned_when_empty(empty_session, postgres_url, query, params, table=table)
+
+    read = [_rows(line) * _loops(line) for line in plan if " using " in line and table in line]
+    assert 1 <= max(read) <= 20, plan
+    assert not any("Rows Removed by Filter" in line for line in plan), plan
+
+
+def planned_when_empty(
+    session: psycopg.Connection, url: str, query: str, params: Values, *, table: str
+) -> list[str]:
+    """By what plan of before the table was filled the query runs, with 20 ids where it takes some."""
+    session.execute(f"ALTER TABLE {EMPTY}.{table} SET (autovacuum_enabled = off)")
+    session.execute(f"VACUUM ANALYZE {EMPTY}.{table}")
+    run = prepared(session, url, query, params, schema=EMPTY)
+    run(params)
+    if table == "jobs":
+        state = "enqueued" if "worker_id" in params else "failed"
+        _add_jobs(session, EMPTY, state=state, number=2000)
+    else:
+        rows = {"failure_callbacks": CALLBACKS, "lost_attempts": LOST_ATTEMPTS}[table]
+        session.execute(f"INSERT INTO {EMPTY}.{table} {rows.format(number=2000, at='now()')}")
+    if "ids" not in params:
+        return run(params)
+    key = "id" if table == "jobs" else "job_id"
+    ids = [row[0] for row in session.execute(f"SELECT {key} FROM {EMPTY}.{table} ORDER BY {key} LIMIT 20")]
+    return run({**params, "ids": ids})
+
+
+def test_who_waits_is_looked_up_by_the_jobs_that_ended_also_where_nobody_waited_when_it_was_counted(
+    empty_session: psycopg.Connection, postgres_url: str
+) -> None:
+    wait = f"INSERT INTO {EMPTY}.waits (job_id, waiter, until) SELECT {{job_id}}, 'a', now()"
+    empty_session.execute(wait.format(job_id="gen_random_uuid()"))
+    empty_session.execute(f"DELETE FROM {EMPTY}.waits")
+    empty_session.execute(f"ANALYZE {EMPTY}.waits")
+    empty_session.execute(wait.format(job_id="gen_random_uuid()") + " FROM generate_series(1, 2000)")
+    _add_jobs(empty_session, EMPTY, state="processing", number=2)
+    empty_session.execute(f"UPDATE {EMPTY}.jobs SET claim_seq = 1, worker_id = 'w'")
+    empty_session.execute(wait.format(job_id="id") + f" FROM {EMPTY}.jobs")
+    ids = sorted(row[0] for row in empty_session.execute(f"SELECT id FROM {EMPTY}.jobs"))
+    ended = {**FINISHED, "id": ids, "ttl": timedelta(hours=1)}
+
+    plan = explained(empty_session, postgres_url, QUERIES.claims.succeed, ended, generic=True, schema=EMPTY)
+
+    assert [_rows(line) for line in plan if "waits_pkey on waits w" in line] == [2], plan
 
 
 def test_what_is_due_is_counted_without_reading_what_is_due_later(
@@ -624,23 +731,38 @@ def explained(
     schema: str = SCHEMA,
 ) -> list[str]:
     """The plan by which the statement was run."""
-    text = Schema(parse_target(in_schema(url, schema))).statement(statement)
+    if generic:
+        return prepared(session, url, statement, params, schema=schema)(params)
+    text = _text(session, url, statement, schema)
+    explain = session.execute(b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, params)
+    return [line for (line,) in explain]
+
+
+def prepared(
+    session: psycopg.Connection, url: str, statement: str, params: Values, *, schema: str
+) -> Callable[[Values], list[str]]:
+    """Runs the statement with the values that it is given, and tells the plan, which is made once."""
+    text = _text(session, url, statement, schema).decode()
+    used = [name for name in params if f"%({name})s" in text]
+    literals = ", ".join(["%s"] * len(used))
+    with closing(psycopg.ClientCursor(session)) as cursor:
+        names = {name: f"${number}" for number, name in enumerate(used, 1)}
+        cursor.execute(f"PREPARE generic AS {text % names}".encode())
+
+    def run(values: Values) -> list[str]:
+        explain = f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE generic ({literals})"
+        with closing(psycopg.ClientCursor(session)) as cursor:
+            cursor.execute(explain.encode(), [values[name] for name in used])
+            return [line for (line,) in cursor]
+
+    return run
+
+
+def _text(session: psycopg.Connection, url: str, statement: str, schema: str) -> bytes:
+    """The statement as it is sent, for which the session is set up."""
     for name, value in SESSION.items():
         session.execute("SELECT set_config(%s, %s, false)", [name, value])
-    if not generic:
-        explain = session.execute(b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, params)
-        return [line for (line,) in explain]
-    session.execute("SET plan_cache_mode = force_generic_plan")
-    with closing(psycopg.ClientCursor(session)) as cursor:
-        names = {name: f"${number}" for number, name in enumerate(params, 1)}
-        plain = text.decode() % names
-        cursor.execute(f"PREPARE generic AS {plain}".encode())
-        literals = ", ".join(["%s"] * len(params))
-        cursor.execute(
-            f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE generic ({literals})".encode(),
-            list(params.values()),
-        )
-        return [line for (line,) in cursor]
+    return Schema(parse_target(in_schema(url, schema))).statement(statement)
 
 
 def assert_only_heads_are_read(plan: list[str], index: str) -> None:

@@ -61,7 +61,8 @@ SESSION = {
     "default_transaction_isolation": "read committed",
     "client_min_messages": "warning",
     # A plan made while the table was empty is kept by an idle worker, and must not be a scan of the
-    # whole table when a burst of jobs has filled it. Every statement here has an index to use.
+    # whole table when a burst of jobs has filled it. Every statement here has an index to use. To walk over
+    # all of an index is such a scan, too, so that rows are found by an array of their ids and not by a join.
     "enable_seqscan": "off",
     # Rows that are written as a list of ids are locked in the order of the index, not of their place on disk:
     # that differs from row to row, and two that end the same claims would wait for each other.

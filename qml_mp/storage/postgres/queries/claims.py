@@ -170,10 +170,11 @@ _CLAIMED: Final = f"""
         SELECT FROM {{s}}.workers
         WHERE id = %(worker_id)s AND epoch = %(epoch)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
     ), claimed AS (
-        {_HAND_OUT} FROM candidate AS c
-        -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
-        WHERE {_WITHOUT_LIMITS} AND {CAN_BE_SENT}
-          AND j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
+        {_HAND_OUT}
+        -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock. An array, as
+        -- a join may read all jobs, by a plan that was made when they were few.
+        WHERE {_WITHOUT_LIMITS} AND {CAN_BE_SENT} AND j.id = ANY(ARRAY(SELECT id FROM candidate))
+          AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
         RETURNING {CLAIM}
     )
 """

@@ -38,19 +38,16 @@ FAILURES: Final = FailureQueries(
     note=_NOTE.format(which="j.id = %(id)s AND j.claim_seq = %(claim_seq)s"),
     note_all=_NOTE.format(which="j.id = ANY(%(ids)s::text[])"),
     due=f"SELECT 1 AS due FROM {{s}}.failure_callbacks AS c WHERE {_FREE} LIMIT 1",
-    # Those that others take at this moment are passed over. MATERIALIZED, or a plan may ask for the one anew
+    # Those that others take at this moment are passed over. No join, by which a plan may ask for the one anew
     # for each row there is, and pass over what it has taken: it would take all of them.
     take=f"""
-        WITH best AS MATERIALIZED (
+        UPDATE {{s}}.failure_callbacks
+        SET tries = tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
+        WHERE (job_id, claim_seq) = (
             SELECT c.job_id, c.claim_seq FROM {{s}}.failure_callbacks AS c
             WHERE {_FREE} AND EXISTS (SELECT FROM {{s}}.workers AS own WHERE own.id = %(worker_id)s)
-            ORDER BY c.due_at LIMIT 1 FOR UPDATE SKIP LOCKED
-        )
-        UPDATE {{s}}.failure_callbacks AS taken
-        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
-        FROM best
-        WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
-        RETURNING taken.job_id, taken.claim_seq, taken.tries
+            ORDER BY c.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING job_id, claim_seq, tries
     """,
     postpone=f"""
         UPDATE {{s}}.failure_callbacks SET taken_by = NULL, due_at = now() + %(delay)s::interval WHERE {_THIS}

@@ -190,7 +190,7 @@ JOBS: Final = JobQueries(
               AND j.state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
             RETURNING {JOB}
         )
-        SELECT *, {told_to_waiters("deleted.id")} AS told_waiters FROM deleted
+        SELECT *, {told_to_waiters("ARRAY[deleted.id]")} AS told_waiters FROM deleted
     """,
     retry=f"""
         WITH retried AS (

@@ -83,10 +83,9 @@ def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
     )
     in_order = f"ORDER BY {{table}}.created_at {order.value}, {{table}}.id {order.value}"
     return f"""
-        WITH page AS MATERIALIZED (
-            SELECT first.id FROM ({found}) AS first {in_order.format(table="first")} LIMIT %(limit)s
-        )
-        SELECT {_BRIEF if brief else JOB} FROM page JOIN {{s}}.jobs AS j USING (id)
+        SELECT {_BRIEF if brief else JOB} FROM {{s}}.jobs AS j
+        WHERE j.id = ANY(ARRAY(
+            SELECT first.id FROM ({found}) AS first {in_order.format(table="first")} LIMIT %(limit)s))
         {in_order.format(table="j")}
     """
 

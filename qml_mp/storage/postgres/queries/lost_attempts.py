@@ -21,7 +21,7 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     due=f"SELECT 1 AS due FROM {{s}}.lost_attempts AS l WHERE {_FREE} LIMIT 1",
-    # Those that others take at this moment are passed over. MATERIALIZED, as in `failures`.
+    # Those that others take at this moment are passed over. MATERIALIZED: looked for once, as in `failures`.
     take=f"""
         WITH best AS MATERIALIZED (
             SELECT l.job_id, l.claim_seq FROM {{s}}.lost_attempts AS l
@@ -32,11 +32,14 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         SET tries = taken.tries + 1, taken_by = %(worker_id)s,
           due_at = now() + %(lease)s::interval * (1 << least(taken.tries, 10)) -- of a minute, 17 hours
         FROM best
-        WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
+        -- By the array first, as a join may read all there are, by a plan that was made when they were few.
+        WHERE taken.job_id = ANY(ARRAY(SELECT job_id FROM best))
+          AND taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
         RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at
     """,
     end="""
-        DELETE FROM {s}.lost_attempts WHERE taken_by = %(worker_id)s AND (job_id, claim_seq) IN (
+        DELETE FROM {s}.lost_attempts
+        WHERE taken_by = %(worker_id)s AND job_id = ANY(%(ids)s::text[]) AND (job_id, claim_seq) IN (
             SELECT * FROM unnest(%(ids)s::text[], %(claim_seqs)s::integer[])
         )
     """,

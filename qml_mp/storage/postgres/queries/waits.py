@@ -22,7 +22,9 @@ WAITS: Final = WaitQueries(
                     + octet_length(coalesce(j.result, ''))
                     + octet_length(coalesce(j.last_error_traceback, ''))
                 ) OVER (ORDER BY asked.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
-            FROM unnest(%(ids)s::text[]) AS asked (id) LEFT JOIN {{s}}.jobs AS j ON j.id = asked.id
+            FROM unnest(%(ids)s::text[]) AS asked (id)
+            -- LIMIT: each job is looked up by itself, however many the planner expects.
+            LEFT JOIN LATERAL (SELECT * FROM {{s}}.jobs WHERE id = asked.id LIMIT 1) AS j ON true
             WHERE j.id IS NULL OR j.state IN ('succeeded', 'failed', 'deleted')
         ) AS j
         WHERE j.bytes_before IS NULL OR j.bytes_before < {_LONG_BYTES}
