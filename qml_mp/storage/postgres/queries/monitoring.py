@@ -172,6 +172,7 @@ _HEADS: Final = "CASE {} ELSE 10 END".format(
         for groups, heads in HEADS_OF_GROUPS.items()
     )
 )
+# Of several claims a worker has begun the first.
 _PROCESSING: Final = """
     SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
            NULL::timestamptz AS since
@@ -235,24 +236,17 @@ MONITORING: Final = MonitoringQueries(
         SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'deleted') GROUP BY state
     """,
     attempts=f"SELECT {ATTEMPT_COLUMNS} FROM {{s}}.attempts WHERE job_id = %(id)s ORDER BY claim_seq",
-    # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
-    queue_stats="""
+    # In parts, because each reads a small index of its own.
+    queue_stats=f"""
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
                sum(held)::bigint AS held, min(since) AS oldest_at, false AS has_more, now() AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS since
-            FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue
+            FROM {{s}}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue
             UNION ALL
-            SELECT queue, 0, count(*), count(*) FILTER (WHERE place > 1), NULL
-            FROM (
-                SELECT queue, row_number() OVER (
-                    PARTITION BY coalesce(worker_id, id) ORDER BY started_at, priority DESC, created_at, id
-                ) AS place
-                FROM {s}.jobs WHERE state = 'processing'
-            ) AS claim
-            GROUP BY queue
+            {_PROCESSING}
             UNION ALL
-            SELECT queue, 0, 0, 0, NULL FROM {s}.jobs
+            SELECT queue, 0, 0, 0, NULL FROM {{s}}.jobs
             WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue
         ) AS part
         GROUP BY queue ORDER BY queue

@@ -106,6 +106,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
     """
 
 
+# Of several claims a worker has begun the first.
 _PROCESSING: Final = """
     SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
            NULL AS oldest_at
@@ -210,21 +211,15 @@ MONITORING: Final = MonitoringQueries(
         SELECT state, count(*) FROM qml_jobs INDEXED BY qml_jobs_ended WHERE {ENDED} GROUP BY state
     """,
     attempts=f"SELECT {ATTEMPT_COLUMNS} FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq",
-    # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
-    queue_stats="""
+    # In parts, because each reads a small index of its own.
+    queue_stats=f"""
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
             min(oldest_at) AS oldest_at, false AS has_more, :now AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS oldest_at
             FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
             UNION ALL
-            SELECT queue, 0, count(*), count(*) FILTER (WHERE place > 1), NULL
-            FROM (
-                SELECT queue, row_number() OVER (
-                    PARTITION BY COALESCE(worker_id, id) ORDER BY started_at, priority DESC, created_at, id
-                ) AS place
-                FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing')
-            GROUP BY queue
+            {_PROCESSING}
             UNION ALL
             SELECT queue, 0, 0, 0, NULL
             FROM qml_jobs INDEXED BY qml_jobs_waiting
