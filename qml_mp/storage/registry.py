@@ -64,6 +64,8 @@ class ServerRegistry(Part):
         done by this."""
         queries, which = self._db.queries.registry, {"server_id": server_id}
         with self._db.transaction("deregistering a server") as transaction:
+            # Its row first, as everybody: a worker that is registering is waited for, and its row seen then.
+            transaction.run(queries.lock_server, which)
             transaction.run(queries.remove_workers_of, which)
             transaction.run(queries.remove_idle_server, which)
             transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})

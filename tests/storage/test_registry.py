@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,7 +20,9 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Heard
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, claim_new, fetch, present
+from tests.storage.helpers import HOUR, claim_new, fetch, open_patiently, present
+from tests.storage.test_postgres_threads import WAITING
+from tests.until import wait_until
 
 PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=2**40)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -95,6 +102,29 @@ def test_a_server_whose_worker_holds_a_claim_stays_and_its_workers_claim_no_more
     assert [held.key for held in storage.claims_of_server("a#1")] == [claim.key]
     registered = replace(fetch("default", worker="a#1:1", server="a#1"), registered=True)
     assert storage.fetch_and_lock_job(registered) is None
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_worker_that_registers_while_its_server_leaves_goes_with_it(
+    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    """Killed by the stop, while its commit waits for a slow disk."""
+    storage.register_server(server("a#1"))
+    name = f"leaving-{uuid.uuid4()}"
+    registering = connect()
+    registering.execute(f"SELECT 1 FROM {raw.name('servers')} WHERE id = 'a#1' FOR KEY SHARE")
+    registering.execute(
+        f"INSERT INTO {raw.name('workers')} (id, server_id, number, host, pid, started_ticks, started_at)"
+        " VALUES ('a#1:1', 'a#1', 1, 'h', 1, 1, now())"
+    )
+    with closing(open_patiently(url, application_name=name)) as leaving, ThreadPoolExecutor(1) as thread:
+        left = thread.submit(leaving.deregister_server, "a#1")
+        wait_until(lambda: raw.run(WAITING, name), what="a server that waits for its worker's row")
+        registering.commit()
+
+        assert left.result()
+
+    assert storage.list_workers() == []
 
 
 def test_workers_are_listed_by_server_and_number(storage: Storage) -> None:
