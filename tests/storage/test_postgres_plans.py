@@ -605,6 +605,22 @@ def test_where_many_are_there_and_few_are_too_old_these_alone_are_read(
     assert not any("Rows Removed by Filter" in line for line in plan), plan
 
 
+def test_waits_are_looked_through_with_the_last_expired_locks_alone(
+    empty_session: psycopg.Connection, postgres_url: str
+) -> None:
+    expired = LOCKS.format(number=30, at="now() - interval '1 day'")
+    empty_session.execute(f"INSERT INTO {EMPTY}.locks {expired}")
+    query, bound = QUERIES.registry.delete_expired_locks, {"limit": 20}
+    delete = prepared(empty_session, postgres_url, query, bound, schema=EMPTY)
+
+    first, last = delete(bound), delete(bound)
+
+    for plan, is_last in ((first, False), (last, True)):
+        scans = [line for line in plan if "Scan on waits" in line]
+        assert scans, plan
+        assert all(("never executed" not in line) is is_last for line in scans), plan
+
+
 @pytest.mark.parametrize("query", [QUERIES.registry.lock_holder, QUERIES.registry.renew_lock])
 def test_a_lock_is_found_by_its_name_also_by_a_plan_that_was_made_while_all_had_expired(
     empty_session: psycopg.Connection, postgres_url: str, query: str

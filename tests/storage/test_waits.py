@@ -161,6 +161,21 @@ def test_a_wait_that_was_never_ended_is_forgotten(storage: Storage, raw: Raw) ->
     assert raw.run(f"SELECT waiter FROM {waits}") == [("me",)]
 
 
+@only_postgres
+def test_a_wait_that_somebody_is_changing_holds_up_no_cleanup(
+    storage: Storage, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    for waiter in ("gone", "renewing"):
+        storage.begin_wait(waiter, [UNKNOWN], ttl=timedelta(milliseconds=1))
+    time.sleep(0.002)  # the database's clock, which no test can set
+    waits = raw.name("jobs").replace("jobs", "waits")
+    connect().execute(f"SELECT 1 FROM {waits} WHERE waiter = 'renewing' FOR UPDATE")
+
+    assert storage.delete_expired_locks(limit=10) == 0
+
+    assert raw.run(f"SELECT waiter FROM {waits}") == [("renewing",)]
+
+
 @pytest.mark.parametrize("way", ["one", "in a list", "in the caller's transaction"])
 def test_whoever_waits_for_a_job_that_is_replaced_is_told(
     storage: Storage, waker: EndedWaker, connect: Callable[[], Any], way: str

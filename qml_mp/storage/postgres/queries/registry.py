@@ -112,14 +112,19 @@ REGISTRY: Final = RegistryQueries(
         RETURNING expires_at > now() AS was_held
     """,
     any_expired_lock=None,
-    # With them what waiters have left that were killed.
+    # With the last of them what waiters have left that were killed: to find it, all waits are read.
     delete_expired_locks="""
-        WITH waits AS (DELETE FROM {s}.waits WHERE until <= now())
-        DELETE FROM {s}.locks WHERE resource = ANY(ARRAY(
+        WITH old AS MATERIALIZED (
             SELECT resource FROM {s}.locks
             -- The second condition is that of the index.
             WHERE expires_at <= now() AND expires_at > '-infinity'
             -- SKIP LOCKED: some transaction may hold one for long.
-            ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+            ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        ), waits AS (
+            DELETE FROM {s}.waits WHERE (SELECT count(*) FROM old) < %(limit)s AND ctid = ANY(ARRAY(
+                -- SKIP LOCKED: one whose waiter is just renewing it, with others and in another order.
+                SELECT ctid FROM {s}.waits WHERE until <= now() FOR UPDATE SKIP LOCKED))
+        )
+        DELETE FROM {s}.locks WHERE resource = ANY(ARRAY(SELECT resource FROM old))
     """,
 )
