@@ -40,6 +40,10 @@ CALLBACKS = """
     (job_id, claim_seq, method, due_at)
     SELECT {at} || '/' || n, 1, 'work', {at} FROM generate_series(1, {number}) AS n
 """
+HISTORY = """
+    (step_s, begins_at, writer, claims, totals, queues, methods)
+    SELECT 60, {at} - interval '9 days', n, 1, '', '', '{{}}' FROM generate_series(1, {number}) AS n
+"""
 ACTS = """
     (id, what, subject, asked_by, asked_from, asked_at, state)
     SELECT {at} || '/' || n, 'pause queue', 'images', 'anna', 'web', {at}, 'done'
@@ -267,8 +271,9 @@ def test_a_claim_by_a_plan_that_is_older_than_the_jobs_reads_what_it_takes(
         (QUERIES.failures.take, TAKEN, "failure_callbacks"),
         (QUERIES.lost_attempts.take, TAKEN | {"limit": 20}, "lost_attempts"),
         (QUERIES.lost_attempts.end, {"worker_id": "w", "ids": [], "claim_seqs": [1] * 20}, "lost_attempts"),
+        (QUERIES.history.forget, {"older_than": timedelta(days=7), "limit": 20}, "history"),
     ],
-    ids=["ended", "retried", "deleted", "page", "failure callback", "lost attempts", "told attempts"],
+    ids=["ended", "retried", "deleted", "page", "callback", "lost attempts", "told attempts", "history"],
 )
 def test_what_is_looked_up_by_a_plan_that_is_older_than_the_rows_is_read_alone(
     empty_session: psycopg.Connection, postgres_url: str, query: str, params: Values, table: str
@@ -294,7 +299,7 @@ def planned_when_empty(
         state = "enqueued" if "worker_id" in params else "failed"
         _add_jobs(session, EMPTY, state=state, number=2000)
     else:
-        rows = {"failure_callbacks": CALLBACKS, "lost_attempts": LOST_ATTEMPTS}[table]
+        rows = {"failure_callbacks": CALLBACKS, "lost_attempts": LOST_ATTEMPTS, "history": HISTORY}[table]
         session.execute(f"INSERT INTO {EMPTY}.{table} {rows.format(number=2000, at='now()')}")
     if "ids" not in params:
         return run(params)

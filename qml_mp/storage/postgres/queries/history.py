@@ -52,14 +52,11 @@ HISTORY: Final = HistoryQueries(
     any_old=None,
     # The first condition is for the index; of those it lets through, only the newest of each length stay.
     forget="""
-        WITH old AS MATERIALIZED (
-            SELECT step_s, begins_at, writer FROM {s}.history
+        DELETE FROM {s}.history WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM {s}.history
             WHERE begins_at < now() - %(older_than)s::interval
               AND begins_at + step_s * interval '1 second' <= now() - %(older_than)s::interval
             ORDER BY begins_at LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED -- another server deletes the others
-        )
-        DELETE FROM {s}.history AS h USING old
-        WHERE h.step_s = old.step_s AND h.begins_at = old.begins_at AND h.writer = old.writer
+            FOR UPDATE SKIP LOCKED)) -- another server deletes the others
     """,
 )
