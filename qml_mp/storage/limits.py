@@ -29,9 +29,9 @@ class Limits(Part):
         """So many jobs of the queue or method begin per period; None: any number."""
         self._set(f"limiting a {kind}", [Limit(kind=kind, name=name, rate=rate)], ("rate",))
 
-    def limit(self, limit: Limit) -> None:
-        """Have both limits be these."""
-        self._set(f"limiting a {limit.kind}", [limit], ("max_running", "rate"))
+    def limit(self, limit: Limit, *, only: Sequence[str] = ("max_running", "rate")) -> None:
+        """Have both limits be these, or `only` the ones of these names."""
+        self._set(f"limiting a {limit.kind}", [limit], only)
 
     def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:
         """Have these methods be limited as the code says, and those that it does not name not at all; whether

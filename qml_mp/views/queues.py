@@ -72,6 +72,12 @@ def is_queue(standing: Standing) -> bool:
     return standing.limit.kind is LimitKind.QUEUE
 
 
+def limit_of(storage: Storage, queue: str) -> Limit:
+    """What holds the queue back."""
+    limits = (each.limit for each in storage.standings() if is_queue(each) and each.limit.name == queue)
+    return next(limits, Limit(kind=LimitKind.QUEUE, name=queue))
+
+
 def limit_to_json(limit: Limit) -> dict[str, JsonValue]:
     """What all JSON of a limit has."""
     return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from qml_mp.core.limits import Rate
+from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -26,10 +27,14 @@ def send(visitor: httpx.Client, path: str, screen: str, **fields: str) -> httpx.
     return visitor.post(path, data={**fields, "page_token": token})
 
 
+def limits_of(storage: Storage, queue: str) -> tuple[int | None, Rate | None, bool]:
+    [limit] = [each.limit for each in storage.standings() if each.limit.name == queue]
+    return limit.max_running, limit.rate, limit.paused
+
+
 def test_a_queue_is_limited_paused_resumed_and_free_again(visitor: httpx.Client, storage: Storage) -> None:
     def stands() -> tuple[int | None, Rate | None, bool]:
-        [limit] = [each.limit for each in storage.standings() if each.limit.name == "images"]
-        return limit.max_running, limit.rate, limit.paused
+        return limits_of(storage, "images")
 
     send(visitor, "/queues/limit", "/queues", name="images", max_running="3", rate="100/m")
     assert stands() == (3, Rate.parse("100/m"), False)
@@ -40,6 +45,27 @@ def test_a_queue_is_limited_paused_resumed_and_free_again(visitor: httpx.Client,
     send(visitor, "/queues/limit", "/queues", name="images", max_running="", rate="")
 
     assert [each for each in storage.standings() if each.limit.name == "images"] == []
+
+
+def test_a_limit_that_was_left_as_it_was_shown_is_as_somebody_else_has_set_it_since(
+    visitor: httpx.Client, storage: Storage
+) -> None:
+    storage.limit(Limit(kind=LimitKind.QUEUE, name="mail", max_running=10, rate=Rate.parse("50/s")))
+    shown = visitor.get("/queues").text
+    form = re.search(r'action="/queues/limit">((?:(?!</form>).)*value="mail".*?)</form>', shown, re.DOTALL)
+    assert form is not None
+    fields = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form[1]))
+
+    storage.set_rate(LimitKind.QUEUE, "mail", Rate.parse("5/s"))
+    set_one = visitor.post("/queues/limit", data={**fields, "max_running": "20"})
+    after_one = limits_of(storage, "mail")
+    visitor.post("/queues/limit", data={**fields, "rate": ""})
+
+    assert set_one.status_code == 303
+    assert after_one == (20, Rate.parse("5/s"), False)
+    assert limits_of(storage, "mail") == (20, None, False)
+    assert [act.said for act in storage.list_acts(limit=2).acts] == ["20 running", "20 running, 5/s"]
+    storage.limit(Limit(kind=LimitKind.QUEUE, name="mail"))
 
 
 def test_a_queue_that_another_program_has_named_is_resumed_when_it_is_empty(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
+from typing import Any
 
 import click
 
@@ -26,6 +28,7 @@ from qml_mp.views.queues import (
     QueueView,
     is_queue,
     limit_in_words,
+    limit_of,
     limit_to_json,
     oldest_in_words,
     up_to,
@@ -171,26 +174,19 @@ def limit(
     read_rate = None if rate in (None, _NO_LIMIT) else Rate.parse(rate, what="--rate")
     storage = session.existing_storage()
     _check_queue(session, storage, name, force=force)
-    before = _limit_of(storage, name)
-    rate_alone = before.rate if before is not None and before.max_running is None else None
+    before = limit_of(storage, name)
+    rate_alone = before.rate if before.max_running is None else None
     if rate_alone is not None and max_running == _NO_LIMIT and rate is None:
         say(f"{name} has no limit of jobs at a time; `--rate none` ends that of {rate_alone}")
         return
-    if max_running is not None and rate is not None:
-        storage.limit(Limit(kind=LimitKind.QUEUE, name=name, max_running=number, rate=read_rate))
-    elif max_running is not None:
-        storage.set_max_running(LimitKind.QUEUE, name, number)
-    else:
-        storage.set_rate(LimitKind.QUEUE, name, read_rate)
-    now = _limit_of(storage, name)
-    told = (None if now is None else limit_in_words(now)) or "no limit"
+    given: dict[str, Any] = {} if max_running is None else {"max_running": number}
+    if rate is not None:
+        given["rate"] = read_rate
+    limited = replace(before, **given)  # not read again: nothing may fail between the change and its note
+    storage.limit(limited, only=list(given))
+    told = limit_in_words(limited) or "no limit"
     note_change(storage, "limit queue", name, said=told)
     say(f"{name}: {told}")
-
-
-def _limit_of(storage: Storage, name: str) -> Limit | None:
-    limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
-    return limits[0] if limits else None
 
 
 def _end_limits_of_method(storage: Storage, name: str, force: bool) -> None:

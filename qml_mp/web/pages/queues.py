@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 from zlib import crc32
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from qml_mp.setting_kinds import check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats, QueueStats
 from qml_mp.units import is_whole_number
-from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
+from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_of, view_queues
 from qml_mp.views.servers import ServerView, able_servers
 from qml_mp.web.audit import note
 from qml_mp.web.pages.overview import MOST_COUNTED, MOST_OF_METHOD
@@ -111,18 +112,21 @@ def resume(request: Request) -> Response:
 
 
 def limit(request: Request) -> Response:
-    """Both limits as the form has them; an empty field ends one."""
+    """Each as the form has it; an empty field ends it. One that was left as it was shown is left alone:
+    somebody may have set it since."""
     site, name = site_of(request), _name(request)
     form = site.form(request)
     max_running, rate = form.text("max_running").strip(), form.text("rate").strip()
-    wanted = Limit(
-        kind=LimitKind.QUEUE,
-        name=name,
-        max_running=_number(max_running) if max_running else None,
-        rate=Rate.parse(rate, what="The rate") if rate else None,
-    )
-    site.storage.limit(wanted)
-    words = limit_in_words(wanted) or "no limit"
+    wanted: dict[str, Any] = {
+        "max_running": _number(max_running) if max_running else None,
+        "rate": Rate.parse(rate, what="The rate") if rate else None,
+    }
+    typed = {"max_running": max_running, "rate": rate}
+    set_here = {each: wanted[each] for each in wanted if typed[each] != form.data.get(f"shown_{each}")}
+    # Read before the change: nothing may fail between that and its note.
+    limited = replace(limit_of(site.storage, name), paused=False, **set_here)
+    site.storage.limit(limited, only=list(set_here))
+    words = limit_in_words(limited) or "no limit"
     note(request, "limit queue", name, said=words)
     return site.done(request, f"{name}: {words}.", to=site.url(request, "queues"))
 
