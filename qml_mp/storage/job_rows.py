@@ -6,7 +6,7 @@ said in `payload_error`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from operator import itemgetter
 from typing import Final, assert_never
@@ -57,6 +57,8 @@ _LONG: Final = {
     "result": "NULL",
 }
 
+_VALUES: Final = {"payload": "NULL", "metadata": "'null'", "result": "NULL"}
+
 _claim_columns = itemgetter(*(name.strip() for name in CLAIM_COLUMNS.split(",")))
 
 _MOST_CRASHES = 2**31 - 1  # that a job can ask for; SQLite holds any number
@@ -75,10 +77,13 @@ def released_columns(*, of: str = "") -> str:
     For those who look at all claims there are, or end those of a server or of a worker. All come in one
     reply, for which there is little time; with their payloads it might never come whole over a slow line.
     """
-    names = (name.strip() for name in JOB_COLUMNS.split(","))
-    return ", ".join(
-        f"{_LONG[name].format(of=of)} AS {name}" if name in _LONG else f"{of}{name}" for name in names
-    )
+    return _columns_without(_LONG, of)
+
+
+def example_columns(*, of: str = "") -> str:
+    """`JOB_COLUMNS` without what the job was given, and gave, each of which may have a mebibyte: of a job
+    that is shown for many."""
+    return _columns_without(_VALUES, of)
 
 
 def job_of(row: Row, instant: ToInstant) -> Job:
@@ -94,6 +99,14 @@ def claim_of(row: Row, instant: ToInstant) -> Claim:
 def new_claims(rows: Iterable[Columns], instant: ToInstant, owner: Owner) -> list[Claim]:
     """The claims that this owner has just made, of rows that begin with `CLAIM_COLUMNS`; NULLs are none."""
     return [_claim(columns, instant, owner) for columns in rows if columns[0] is not None]
+
+
+def _columns_without(left_out: Mapping[str, str], of: str) -> str:
+    """What stands instead of each is its value."""
+    names = (name.strip() for name in JOB_COLUMNS.split(","))
+    return ", ".join(
+        f"{left_out[name].format(of=of)} AS {name}" if name in left_out else f"{of}{name}" for name in names
+    )
 
 
 def _claim(columns: Columns, instant: ToInstant, owner: Owner) -> Claim:

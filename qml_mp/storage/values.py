@@ -214,7 +214,7 @@ class FailureKind:
 
     count: int
     newest: Job
-    """The one that failed last."""
+    """The one that failed last, without payload, result and metadata."""
     last_at: datetime
     """When that was."""
     key: str | None = None

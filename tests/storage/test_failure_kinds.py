@@ -38,6 +38,14 @@ def test_failures_are_counted_by_method_type_and_line(storage: Storage) -> None:
     assert len(storage.failure_kinds(limit=2)) == 2
 
 
+def test_what_a_job_was_given_is_no_part_of_the_kind_that_it_stands_for(storage: Storage) -> None:
+    failed(storage, error(), metadata={"for": "ada"})
+
+    for kinds in (storage.failure_kinds(), storage.failure_kinds(among=9)):
+        assert [(kind.newest.payload, kind.newest.metadata) for kind in kinds] == [(None, {})]
+        assert [kind.newest.last_error for kind in kinds] == [error()]
+
+
 def test_the_newest_kinds_are_given_where_there_are_too_many(storage: Storage) -> None:
     for line in (1, 1, 2, 2):
         failed(storage, error(line))

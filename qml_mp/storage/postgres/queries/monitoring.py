@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.queries.common import GROUP, JOB, KNOWN, METHOD_NAME, SERVED, asked_for
+from qml_mp.storage.job_rows import example_columns
+from qml_mp.storage.postgres.queries.common import GROUP, KNOWN, METHOD_NAME, SERVED, asked_for
 from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -38,7 +39,7 @@ def _failure_kinds(where: JobFilter) -> str:
             GROUP BY kind
             ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE sum(jobs) END DESC, last_at DESC LIMIT %(limit)s
         )
-        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns(of="j.")}
         FROM kinds JOIN {{s}}.jobs AS j ON j.id = coalesce({", ".join(newest)})
         ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id
     """
@@ -122,7 +123,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
                    (array_agg(id ORDER BY last_at DESC))[1] AS id
             FROM part GROUP BY kind
         )
-        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns(of="j.")}
         FROM kinds JOIN {{s}}.jobs AS j ON j.id = kinds.id
         WHERE {"j.method = %(method)s" if where.method is not None else "true"}
         ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
+from qml_mp.storage.job_rows import example_columns
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.sqlite.queries.common import (
@@ -51,7 +51,7 @@ def _failure_kinds(where: JobFilter) -> str:
         for state in where.each_state()
     )
     return f"""
-        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns()}
         FROM (
             SELECT kind, sum(jobs) AS jobs, max(last_at) AS last_at, place FROM ({parts})
             GROUP BY kind ORDER BY iif(:newest_first, 0, sum(jobs)) DESC, last_at DESC LIMIT :limit) AS kinds
@@ -87,7 +87,8 @@ _COUNTED: Final = """
 
 def _failure_kinds_among(where: JobFilter) -> str:
     """From one kind to the next, and of each at most so many entries of the index. A kind is of one method.
-    CROSS, which keeps SQLite from reading all jobs of the method instead."""
+    CROSS, which keeps SQLite from reading all jobs of the method instead. Sorted without the columns of jobs,
+    which have tracebacks, of all kinds however few are given."""
     keys, counted = [], []
     for state in where.each_state():
         of_state = {"state": state, "failed_at": FAILED_AT[state]}
@@ -97,12 +98,16 @@ def _failure_kinds_among(where: JobFilter) -> str:
     last_at = "iif(qml_jobs.state = 'failed', finished_at, enqueued_at)"
     return f"""
         WITH RECURSIVE {", ".join(keys)}
-        SELECT part.kind, sum(part.jobs) AS jobs, max({last_at}) AS last_at, {JOB}
-        FROM ({" UNION ALL ".join(counted)}) AS part
-        CROSS JOIN qml_jobs ON qml_jobs.rowid = part.place
-        WHERE {"method = :method" if where.method is not None else "true"}
-        GROUP BY part.kind
-        ORDER BY iif(:newest_first, 0, sum(part.jobs)) DESC, last_at DESC, id LIMIT :limit
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns()}
+        FROM (
+            SELECT part.kind, sum(part.jobs) AS jobs, max({last_at}) AS last_at, part.place
+            FROM ({" UNION ALL ".join(counted)}) AS part
+            CROSS JOIN qml_jobs ON qml_jobs.rowid = part.place
+            WHERE {"method = :method" if where.method is not None else "true"}
+            GROUP BY part.kind
+            ORDER BY iif(:newest_first, 0, sum(part.jobs)) DESC, last_at DESC, id LIMIT :limit) AS kinds
+        CROSS JOIN qml_jobs ON qml_jobs.rowid = kinds.place
+        ORDER BY iif(:newest_first, 0, kinds.jobs) DESC, kinds.last_at DESC, id
     """
 
 
