@@ -3,7 +3,8 @@ beside it: the audit.
 
 A signal reaches a server of the same machine; a row in storage reaches every server. It names the one run of
 a supervisor that is meant, and a time within which that must have taken it. What people change in jobs,
-queues and templates needs no server: it stands in the same table once it is done.
+queues and templates needs no server: it stands in the same table once it is done, or before, where it takes
+a while.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class ActState(StrEnum):
     GONE = "gone"
     """The server had gone before it took it. It is never done, not by a successor either."""
     UNFINISHED = "unfinished"
-    """The server took it, and ended, or was about to end, before it told what came of it."""
+    """The server took it, and ended, or was about to end, before it told what came of it. Of many jobs: they
+    are being changed, or were, until something ended that."""
 
     @property
     def is_final(self) -> bool:

@@ -15,7 +15,8 @@ class ActQueries:
     id is there, as asked, or as gone when its server is not there; a server that goes at the same moment
     finds it. Tells the servers."""
     note: str
-    """id, what, subject, asked_by, asked_from, said: insert what was changed, done."""
+    """id, what, subject, asked_by, asked_from, state, said: insert what was changed, or have the one with its
+    id say so."""
     get: str
     """id: act."""
     page: str

@@ -52,13 +52,23 @@ class Acts(Part):
         assert act is not None  # nothing deletes it so soon
         return act
 
-    def audit(self, by: Asker, what: str, subject: str, *, said: str | None = None) -> None:
+    def audit(
+        self,
+        by: Asker,
+        what: str,
+        subject: str,
+        *,
+        said: str | None = None,
+        state: ActState = ActState.DONE,
+        act_id: str | None = None,
+    ) -> None:
         """Note what a person has changed: "pause queue", "images"; `said` tells more, as how many jobs it
-        has hit."""
+        has hit. With the `act_id` of an entry, that one says so instead of what it said."""
         values = {
-            "id": str(uuid.uuid4()),
+            "id": act_id or str(uuid.uuid4()),
             "what": storable_text(what, max_bytes=_MAX_NAME_BYTES),
             "subject": storable_text(subject, max_bytes=MAX_MESSAGE_BYTES),
+            "state": str(state),
             "said": storable_reason(said),
             **_asker(by),
         }

@@ -6,7 +6,7 @@ import logging
 
 from starlette.requests import Request
 
-from qml_mp.core.acts import Asker
+from qml_mp.core.acts import ActState, Asker
 from qml_mp.errors import StorageError
 from qml_mp.printable import printable
 from qml_mp.web.safety import WHO
@@ -21,12 +21,21 @@ def asker_of(request: Request) -> Asker:
     return Asker(who=request.scope[WHO], where=f"web{address}")
 
 
-def note(request: Request, what: str, subject: str, *, said: str | None = None) -> None:
-    """After a change: who has made it, which ("pause queue"), of what, and what came of it. Where the storage
-    does not take the note, the change stands all the same, and the log has what was done."""
+def note(
+    request: Request,
+    what: str,
+    subject: str,
+    *,
+    said: str | None = None,
+    state: ActState = ActState.DONE,
+    act_id: str | None = None,
+) -> None:
+    """After a change: who has made it, which ("pause queue"), of what, and what came of it; see `Acts.audit`.
+    Where the storage does not take the note, the change stands all the same, and the log has what was done.
+    """
     by = asker_of(request)
     try:
-        site_of(request).storage.audit(by, what, subject, said=said)
+        site_of(request).storage.audit(by, what, subject, said=said, state=state, act_id=act_id)
     except StorageError as error:
         logger.error(
             "This stands in no audit: %s %s by %s, %s (%s)",

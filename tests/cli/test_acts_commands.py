@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -244,6 +245,18 @@ def test_a_job_is_named_in_full_in_the_audit_on_a_narrow_terminal(qml: Qml, stor
     assert narrow[2] == f"  {job_id}"
     assert narrow[4] == "  images"
     assert max(map(len, narrow)) <= 80
+
+
+def test_of_jobs_that_were_ticked_the_audit_has_the_ids_in_json_and_no_part_of_one_in_its_table(
+    qml: Qml, storage: Storage
+) -> None:
+    said = "\n".join(["2 jobs are enqueued again.", *(str(uuid.uuid4()) for _ in range(2))])
+    storage.audit(Asker(who="anna", where="web"), "retry jobs", "2 chosen jobs", said=said)
+
+    table, [line] = qml("audit").out, qml("audit", "--json").lines
+
+    assert table.rstrip().endswith("2 jobs are enqueued again.")
+    assert line["said"] == said
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -226,6 +227,20 @@ def test_the_audit_has_changes_beside_requests_newest_first_by_pages(storage: St
     assert (first.acts[0].state, first.acts[0].by, first.acts[0].server_id) == (ActState.DONE, ANNA, None)
     assert first.acts[0].said == "as its \N{REPLACEMENT CHARACTER} jobs failed"
     assert [act.id for act in storage.list_acts(asked_of_servers=True).acts] == [request.id]
+
+
+def test_an_entry_that_was_made_before_its_change_says_afterwards_what_came_of_it(storage: Storage) -> None:
+    act_id = str(uuid.uuid4())
+    storage.audit(ANNA, "delete jobs", "all jobs", said="begun", state=ActState.UNFINISHED, act_id=act_id)
+    (begun,) = storage.list_acts().acts
+
+    for _ in range(2):  # the first reply was lost
+        storage.audit(ANNA, "delete jobs", "all jobs", said="7 jobs", act_id=act_id)
+
+    (done,) = storage.list_acts().acts
+    assert (begun.id, begun.state, begun.said) == (act_id, ActState.UNFINISHED, "begun")
+    assert (done.id, done.state, done.said) == (act_id, ActState.DONE, "7 jobs")
+    assert done.asked_at == begun.asked_at
 
 
 def test_after_the_oldest_entry_there_is_none_and_after_what_is_no_entry_no_page(storage: Storage) -> None:

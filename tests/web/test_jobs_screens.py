@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from qml_mp.core.acts import ActState
 from qml_mp.core.job import PARENT_ID, Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Release, Success
 from qml_mp.core.payload import JsonValue
@@ -318,6 +319,9 @@ def test_ticked_jobs_are_changed_and_no_others(client: httpx.Client, storage: St
     assert parse_qs(urlsplit(done.headers["location"]).query) == {"method": ["ticked"]}
     assert states(storage, ids[:2]) == {StateName.DELETED}
     assert states(storage, ids[2:]) == {StateName.ENQUEUED}
+    act = storage.list_acts(limit=1).acts[0]
+    assert act.said == "\n".join(["2 jobs are deleted or asked to end.", *ids[:2]])
+    assert act.state is ActState.DONE
 
 
 def test_deleting_takes_those_that_do_not_run(client: httpx.Client, storage: Storage) -> None:

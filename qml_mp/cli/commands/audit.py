@@ -40,7 +40,7 @@ def _print(acts: Sequence[Act]) -> None:
         "WHAT": [act.what for act in acts],
         "OF": [short(act.subject, 60) for act in acts],
         "STATE": [str(act.state) for act in acts],
-        "TOLD": [short(" ".join(act.in_words.split()), 80) for act in acts],
+        "TOLD": [short(act.in_words.splitlines()[0], 80) for act in acts],
     }
     headers, rows = fitted(
         columns, width=terminal_width(), drop=("FROM", "OF", "STATE"),

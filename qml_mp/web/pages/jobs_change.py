@@ -7,6 +7,7 @@ later, is not meant. Nothing is changed unless the typed number is how many are 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qml_mp.core.acts import ActState
 from qml_mp.core.job import check_job_id
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
@@ -70,15 +72,22 @@ def change(request: Request) -> Response:
     wrong = _why_not(typed, meant)
     if wrong is not None:
         return _question(request, site, wanted, counts, wrong=wrong, status=409)
-    done, what = _Done(), f"{wanted.change} jobs"
+    done, act_id = _Done(), str(uuid.uuid4())
+
+    def tell(said: str, state: ActState) -> None:
+        """In one entry of the audit, whose later lines say which jobs were ticked."""
+        said = "\n".join([said, *wanted.ids])
+        note(request, f"{wanted.change} jobs", wanted.subject, said=said, state=state, act_id=act_id)
+
+    # Before the first of them: each batch is committed, and this process may be killed after any.
+    tell(f"Begun, and not told to have ended: {meant} jobs are meant.", ActState.UNFINISHED)
     try:
         sentence = _do(site, request, wanted, meant, done)
     except Exception:
-        if done.changed:  # each batch was committed
-            so_far = f"Broken off by an error: {done.changed} of {meant} {wanted.change.done} before it."
-            note(request, what, wanted.subject, said=so_far)
+        so_far = f"Broken off by an error: {done.changed} of {meant} {wanted.change.done} before it."
+        tell(so_far, ActState.UNFINISHED)
         raise
-    note(request, what, wanted.subject, said=sentence)
+    tell(sentence, ActState.DONE)
     return site.done(request, sentence, to=wanted.back)
 
 

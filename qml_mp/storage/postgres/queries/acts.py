@@ -30,8 +30,9 @@ ACTS: Final = ActQueries(
     """,
     note="""
         INSERT INTO {s}.acts (id, what, subject, asked_by, asked_from, state, ended_at, said)
-        VALUES (%(id)s, %(what)s, %(subject)s, %(asked_by)s, %(asked_from)s, 'done', now(), %(said)s)
-        ON CONFLICT (id) DO NOTHING
+        VALUES (%(id)s, %(what)s, %(subject)s, %(asked_by)s, %(asked_from)s, %(state)s, now(), %(said)s)
+        ON CONFLICT (id) DO UPDATE
+        SET state = excluded.state, ended_at = excluded.ended_at, said = excluded.said
     """,
     get=f"SELECT {ACT_COLUMNS}, {_STATE}, answer FROM {{s}}.acts WHERE id = %(id)s",
     page=f"""

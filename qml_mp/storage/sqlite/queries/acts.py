@@ -25,8 +25,9 @@ ACTS: Final = ActQueries(
     """,
     note="""
         INSERT INTO qml_acts (id, what, subject, asked_by, asked_from, asked_at, state, ended_at, said)
-        VALUES (:id, :what, :subject, :asked_by, :asked_from, :now, 'done', :now, :said)
-        ON CONFLICT (id) DO NOTHING
+        VALUES (:id, :what, :subject, :asked_by, :asked_from, :now, :state, :now, :said)
+        ON CONFLICT (id) DO UPDATE
+        SET state = excluded.state, ended_at = excluded.ended_at, said = excluded.said
     """,
     get=f"SELECT {ACT_COLUMNS}, {_STATE}, answer FROM qml_acts WHERE id = :id",
     page=f"""
