@@ -74,15 +74,18 @@ class _Done:
                 print_json(told)
         else:
             report(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
+        problems = []
         if self.refused:
-            raise QmlError(
+            problems.append(
                 f"Of the running jobs {self.refused} {_are(self.refused)} as before: {self._why_refused}."
             )
         if left:
-            raise QmlError(
+            problems.append(
                 f"{_jobs(left)} {_are(left)} as before: another job that has not ended carries the same "
                 "unique_key, or somebody else was just changing them."
             )
+        if problems:
+            raise QmlError(" ".join(problems))
 
     @property
     def _why_refused(self) -> str:

@@ -227,6 +227,18 @@ def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Stor
 ASKED = bulk.Asked(change=BulkChange.RETRY, reason="r", force=False, yes=True, dry_run=False, as_json=False)
 
 
+def test_what_is_told_of_a_change_has_those_that_were_refused_and_those_that_changed_since(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = bulk._Done(asked=ASKED, wanted=10, changed=7, refused=2)
+
+    with pytest.raises(QmlError) as told:
+        done.tell(left=1)
+
+    counts = re.findall(r"(\d+) (?:jobs? )?(?:is|are)", f"{capsys.readouterr().out} {told.value}")
+    assert counts == ["7", "2", "1"]
+
+
 def test_examples_of_a_dry_run_are_looked_for_a_bounded_number_at_a_time(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,9 +18,11 @@ from qml_mp.core.job import PARENT_ID, Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Release, Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
+from qml_mp.job_selection import BulkChange
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from qml_mp.web import dashboard
+from qml_mp.web.filters import Filters
 from qml_mp.web.pages import jobs, jobs_change
 from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, present
 from tests.until import wait_until
@@ -277,6 +279,16 @@ def test_a_change_that_runs_out_of_time_says_how_many_are_left(
     assert storage.list_acts().acts[1].said == says
     assert "2 jobs are deleted. " in told_second
     assert "all the time" not in told_second
+
+
+def test_what_is_told_of_a_change_adds_up() -> None:
+    wanted = jobs_change.Wanted(
+        change=BulkChange.CANCEL, ids=(), filters=Filters.of(lambda _: ()), until=datetime.now(UTC), back=""
+    )
+
+    told = jobs_change._told(wanted, jobs_change._Done(changed=7, refused=2), 10)
+
+    assert re.findall(r"(\d+) jobs? (?:is|are)", told) == ["7", "2", "1"]
 
 
 def test_what_is_changed_is_in_the_audit(client: httpx.Client, storage: Storage) -> None:

@@ -258,11 +258,11 @@ def _told_out_of_time(wanted: Wanted, done: _Done, meant: int) -> str:
 def _told(wanted: Wanted, done: _Done, tried: int) -> str:
     """`tried`: how many had their turn."""
     said = f"{_jobs(done.changed)} {wanted.change.done}."
-    left = tried - done.changed
+    left = tried - done.changed - done.refused
     if done.refused:
-        return f"{said} {_jobs(done.refused)} as before: they had just ended, or their server cannot be seen."
+        said += f" {_jobs(done.refused)} as before: they had just ended, or their server cannot be seen."
     if left > 0:
-        return f"{said} {_jobs(left)} as before: they changed since, or another job has their unique key."
+        said += f" {_jobs(left)} as before: they changed since, or another job has their unique key."
     return said
 
 
