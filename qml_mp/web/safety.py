@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -261,10 +261,13 @@ async def _body(request: Request) -> bytes:
     if int_of(request.headers.get("content-length")) > _MOST_BODY_BYTES:
         raise too_large
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BODY_BYTES:
-            raise too_large
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BODY_BYTES:
+                raise too_large
+    except ClientDisconnect:  # nobody reads the answer; the server would log this as an error of the page
+        raise Refused(400, "The form was broken off. Nothing was changed.") from None
     return bytes(body)
 
 

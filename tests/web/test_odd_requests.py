@@ -25,16 +25,24 @@ def page(file_url: str) -> Iterator[ASGIApp]:
         yield dashboard(storage, auth=lambda _: "ada")
 
 
-def status_of(page: ASGIApp, path: str = "/queues", *, query: bytes = b"", host: bytes = b"localhost") -> int:
-    """Of the answer to a GET, as a server may hand it on that checks nothing."""
+def status_of(
+    page: ASGIApp,
+    path: str = "/queues",
+    *,
+    method: str = "GET",
+    query: bytes = b"",
+    host: bytes = b"localhost",
+    is_whole: bool = True,
+) -> int:
+    """Of the answer to a request, as a server may hand it on that checks nothing."""
     sent: list[Message] = []
     scope: dict[str, Any] = {
-        "type": "http", "method": "GET", "scheme": "http", "path": path, "raw_path": None,
+        "type": "http", "method": method, "scheme": "http", "path": path, "raw_path": None,
         "query_string": query, "root_path": "", "headers": [(b"host", host)],
     }  # fmt: skip
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b""}
+        return {"type": "http.request", "body": b""} if is_whole else {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -83,3 +91,7 @@ def test_a_query_that_is_no_text_is_refused(page: ASGIApp, path: str) -> None:
 
 def test_a_server_need_not_say_how_the_path_was_written(page: ASGIApp) -> None:
     assert status_of(page) == 200
+
+
+def test_a_form_that_is_broken_off_is_no_error_of_the_page(page: ASGIApp) -> None:
+    assert status_of(page, "/queues/pause", method="POST", is_whole=False) == 400
