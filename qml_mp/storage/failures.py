@@ -119,7 +119,7 @@ class FailureCallbacks(Part):
 
     def _read_callback(self, key: Values) -> FailureCallback | None:
         """None: the job is Deleted, by a person then, or gone."""
-        which = {"id": text_of(key["job_id"])}
+        which = {"id": text_of(key["job_id"]), "newest": None}
         rows = self._db.read("reading a failed job", self._db.queries.jobs.get, which)
         if not rows:
             return None

@@ -80,11 +80,11 @@ class Monitoring(Part):
             rows = self._db.read("counting jobs", queries.job_counts_among, {"most": among + 1})
         return dict.fromkeys(StateName, 0) | {state_name_of(row["state"]): row["jobs"] for row in rows}
 
-    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
-        """The attempts of the job that did not succeed, oldest first."""
-        which = {"id": canonical_id(job_id)}
+    def attempts(self, job_id: str, *, newest: int | None = None) -> tuple[Attempt, ...]:
+        """The attempts of the job that did not succeed, or so many of the newest, oldest first."""
+        which = {"id": canonical_id(job_id), "newest": newest}
         query = self._db.queries.monitoring.attempts
-        return tuple(self._read("reading a job's attempts", query, attempt_of, which))
+        return tuple(reversed(self._read("reading a job's attempts", query, attempt_of, which)))
 
     def queue_stats(self, *, among: int | None = None) -> list[QueueStats]:
         """Queues by name.

@@ -207,7 +207,7 @@ class MonitoringQueries:
     """method (if the filter has one), since, until_time, limit, newest_first, most: the same, at most so many
     counted of each kind and state."""
     attempts: str
-    """id: what `rows.attempt_of` reads, oldest first."""
+    """id, newest (so many at most; None: all): what `rows.attempt_of` reads, newest first."""
     queue_stats: str
     """queue, enqueued, processing, held, oldest_at, has_more (whether one that was not looked at may be
     older), now, by name, of queues with jobs that have not ended."""

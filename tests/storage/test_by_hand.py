@@ -55,6 +55,23 @@ def test_a_failed_job_retried_by_hand_starts_afresh(storage: Storage) -> None:
     assert again.job.claim_seq == 2
 
 
+def test_the_newest_attempts_are_given_where_not_all_are_asked_for(storage: Storage) -> None:
+    job = Job.new("work", queue="often")
+    storage.enqueue(job)
+    for _ in range(3):
+        claim = storage.fetch_and_lock_job(fetch(job.queue))
+        assert claim is not None
+        storage.finish(claim, Failure(error=NO), retention=KEEP)
+        storage.retry(job.id)
+
+    numbers = {
+        newest: [attempt.claim_seq for attempt in storage.attempts(job.id, newest=newest)]
+        for newest in (None, 2, 9)
+    }
+
+    assert numbers == {None: [1, 2, 3], 2: [2, 3], 9: [1, 2, 3]}
+
+
 def test_a_retry_by_hand_gives_way_to_a_live_job_with_the_same_unique_key(storage: Storage) -> None:
     claim = claim_new(storage, unique_key="k")
     storage.finish(claim, Failure(error=NO), retention=KEEP)

@@ -23,6 +23,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from qml_mp.web import dashboard
 from qml_mp.web.filters import Filters
+from qml_mp.web.pages import job as job_screen
 from qml_mp.web.pages import jobs, jobs_change
 from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, present
 from tests.until import wait_until
@@ -400,6 +401,25 @@ def test_what_was_given_back_unbegun_is_a_hand_out_and_no_attempt(
 
     assert shown.count("hand-out 2: failure") == 2  # among what has happened, and with its error
     assert "attempt 2" not in shown
+
+
+def test_of_a_job_of_many_attempts_the_newest_are_shown(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_screen, "_MOST_ATTEMPTS", 2)
+    wanted = Job.new("thumb", queue="often")
+    storage.enqueue(wanted)
+
+    def shown_after_a_failure() -> str:
+        storage.finish(claim_of(storage, "often"), Failure(error=ERROR), retention=KEEP)
+        storage.retry(wanted.id)
+        return text_of(Visitor(dashboard(storage)).get(f"/jobs/{wanted.id}"))
+
+    _, of_two, of_three = (shown_after_a_failure() for _ in range(3))
+
+    assert [number for number in "123" if f"hand-out {number}" in of_three] == ["2", "3"]
+    assert "Older ones are not shown" in of_three
+    assert "Older ones" not in of_two
 
 
 def test_a_job_is_retried_copied_cancelled_and_deleted(client: httpx.Client, storage: Storage) -> None:

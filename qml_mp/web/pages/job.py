@@ -62,8 +62,8 @@ class JobPage:
     """Without payload, result and metadata, which may have mebibytes: this is kept for all browsers."""
     attempts: Sequence[Attempt]
     """That did not succeed, newest first."""
-    hidden: int
-    """How many older ones there are."""
+    has_older_attempts: bool
+    """Which are not read: a job may have any number."""
     progress: Progress | None
     values: Sequence[Folded]
     events: Sequence[Event]
@@ -173,16 +173,16 @@ def _page_of(site: Site, job_id: str) -> JobPage | None:
     found = storage.get(job_id)
     if found is None:
         return None
-    attempts = storage.attempts(job_id)
-    newest = attempts[::-1][:_MOST_ATTEMPTS]
+    attempts = storage.attempts(job_id, newest=_MOST_ATTEMPTS + 1)
+    newest = attempts[-_MOST_ATTEMPTS:]
     parent = found.metadata.get(PARENT_ID)
     return JobPage(
         job=_without_values(found),
-        attempts=newest,
-        hidden=len(attempts) - len(newest),
+        attempts=newest[::-1],
+        has_older_attempts=len(attempts) > len(newest),
         progress=storage.progress_of([job_id]).get(job_id),
         values=[_folded(site, found, name) for name in _VALUES if _is_there(found, name)],
-        events=[*_events(found, attempts[-_MOST_ATTEMPTS:])],
+        events=[*_events(found, newest)],
         parent_id=parent if isinstance(parent, str) and _is_id(parent) else None,
     )
 

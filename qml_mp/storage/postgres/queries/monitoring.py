@@ -236,7 +236,10 @@ MONITORING: Final = MonitoringQueries(
         UNION ALL
         SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'deleted') GROUP BY state
     """,
-    attempts=f"SELECT {ATTEMPT_COLUMNS} FROM {{s}}.attempts WHERE job_id = %(id)s ORDER BY claim_seq",
+    attempts=f"""
+        SELECT {ATTEMPT_COLUMNS} FROM {{s}}.attempts WHERE job_id = %(id)s
+        ORDER BY claim_seq DESC LIMIT %(newest)s::bigint
+    """,
     # In parts, because each reads a small index of its own.
     queue_stats=f"""
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,

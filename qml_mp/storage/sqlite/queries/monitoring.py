@@ -215,7 +215,10 @@ MONITORING: Final = MonitoringQueries(
         UNION ALL
         SELECT state, count(*) FROM qml_jobs INDEXED BY qml_jobs_ended WHERE {ENDED} GROUP BY state
     """,
-    attempts=f"SELECT {ATTEMPT_COLUMNS} FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq",
+    attempts=f"""
+        SELECT {ATTEMPT_COLUMNS} FROM qml_attempts WHERE job_id = :id
+        ORDER BY claim_seq DESC LIMIT COALESCE(:newest, -1)
+    """,
     # In parts, because each reads a small index of its own.
     queue_stats=f"""
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
