@@ -21,6 +21,11 @@ def asker_of(request: Request) -> Asker:
     return Asker(who=request.scope[WHO], where=f"web{address}")
 
 
+def reason_of(request: Request, done: str) -> str:
+    """What the row of a job keeps that was "cancelled" or "deleted" here."""
+    return f"{done} on the page by {asker_of(request).who}"
+
+
 def note(
     request: Request,
     what: str,

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.core.state import StateName
+from qml_mp.core.state import Deleted, StateName
 from qml_mp.storage.store import Storage
+from tests.storage.helpers import present
 from tests.web.serving import Served, token_of
 
 
@@ -115,3 +117,20 @@ def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, 
     assert "default, priority 9" in one
     assert ["Run nightly now" in each for each in shown] == [True, False]
     assert storage.get_recurring_job("nightly") is None
+
+
+def test_a_job_keeps_by_whom_it_was_cancelled_whatever_screen_that_was_on(
+    visitor: httpx.Client, storage: Storage
+) -> None:
+    ids = [storage.enqueue(Job.new("work")) for _ in range(2)]
+
+    send(visitor, f"/jobs/{ids[0]}/cancel", "/jobs")
+    send(visitor, "/servers/cancel", "/servers", job_id=ids[1])
+
+    [act] = storage.list_acts(limit=1).acts
+    states = [present(storage, job_id).state for job_id in ids]
+    assert [state.reason for state in states if isinstance(state, Deleted)] == [
+        f"cancelled on the page by {act.by.who}"
+    ] * 2
+    assert "cancel job" in visitor.get(f"/audit/{act.id}").text
+    assert visitor.get("/audit/none").status_code == 404

@@ -19,7 +19,7 @@ from qml_mp.core.state import AwaitingRetry, Deleted, Failed, Processing, Schedu
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.views.changing import Changing, not_found
 from qml_mp.views.frames import user_frames
-from qml_mp.web.audit import asker_of, note
+from qml_mp.web.audit import note, reason_of
 from qml_mp.web.rendering import printable_json_lines
 from qml_mp.web.site import Site, site_of
 
@@ -116,13 +116,13 @@ def retry(request: Request) -> Response:
 
 def cancel(request: Request) -> Response:
     """Delete a job that waits, ask the server to end one that runs."""
-    told = _changing(request).cancel(_id(request))
+    told = _changing(request, "cancelled").cancel(_id(request))
     return _done(request, _id(request), "cancel job", f"The job is {told}.")
 
 
 def delete(request: Request) -> Response:
     """Make Deleted a job that does not run."""
-    told = _changing(request).delete(_id(request))
+    told = _changing(request, "deleted").delete(_id(request))
     return _done(
         request, _id(request), "delete job", f"The job is {told}. Its row goes when its time is over."
     )
@@ -155,10 +155,9 @@ def _id(request: Request) -> str:
     return check_job_id(request.path_params["id"])
 
 
-def _changing(request: Request) -> Changing:
+def _changing(request: Request, done: str) -> Changing:
     site = site_of(request)
-    reason = f"by {asker_of(request).who} on the page"
-    return Changing.one_by_one(site.storage, retention=site.retention, reason=reason)
+    return Changing.one_by_one(site.storage, retention=site.retention, reason=reason_of(request, done))
 
 
 def _read(site: Site, job_id: str) -> JobPage:

@@ -23,7 +23,7 @@ from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.values import JobFilter
 from qml_mp.views.changing import Changing
-from qml_mp.web.audit import asker_of, note
+from qml_mp.web.audit import note, reason_of
 from qml_mp.web.filters import Filters
 from qml_mp.web.site import Site, site_of
 
@@ -194,16 +194,17 @@ def _selection(site: Site, wanted: Wanted, where: JobFilter) -> JobSelection:
 
 def _do(site: Site, request: Request, wanted: Wanted, meant: int, done: _Done) -> str:
     """Change them; what has become of them, as a sentence."""
-    see_to = _running(site, request)
+    reason = reason_of(request, "cancelled" if wanted.change is BulkChange.CANCEL else "deleted")
+    see_to = Changing.many(site.storage, retention=site.retention, reason=reason).cancel
     if wanted.ids:
-        _change_chosen(site, request, wanted, see_to, done)
+        _change_chosen(site, wanted, reason, see_to, done)
         return _told(wanted, done, meant)
     where = _filter(wanted)
     if where is None:
         return _told(wanted, done, meant)
     ends_at = time.monotonic() + _WITHIN_S
     selection = _selection(site, wanted, where)
-    for batch in selection.in_batches(wanted.change, reason=_reason(request, wanted), running=see_to):
+    for batch in selection.in_batches(wanted.change, reason=reason, running=see_to):
         done.changed += batch.changed
         done.refused += batch.refused
         if time.monotonic() > ends_at:
@@ -212,16 +213,15 @@ def _do(site: Site, request: Request, wanted: Wanted, meant: int, done: _Done) -
 
 
 def _change_chosen(
-    site: Site, request: Request, wanted: Wanted, see_to: Callable[[str], object], done: _Done
+    site: Site, wanted: Wanted, reason: str, see_to: Callable[[str], object], done: _Done
 ) -> None:
     at_rest = [state for state in wanted.change.states if state is not StateName.PROCESSING]
     if wanted.change is BulkChange.RETRY:
         done.changed = len(site.storage.retry_many(wanted.ids, until=wanted.until))
         return
     deleted = site.storage.delete_many(
-        wanted.ids, states=at_rest, until=wanted.until, reason=_reason(request, wanted),
-        retention=site.retention,
-    )  # fmt: skip
+        wanted.ids, states=at_rest, until=wanted.until, reason=reason, retention=site.retention
+    )
     done.changed = len(deleted)
     if wanted.change is BulkChange.CANCEL:
         for job_id, state in _states_of(site, wanted).items():
@@ -233,17 +233,6 @@ def _change_chosen(
                     raise
                 except QmlError:
                     done.refused += 1
-
-
-def _running(site: Site, request: Request) -> Callable[[str], str]:
-    """What sees to a job that runs."""
-    reason = f"cancelled by {asker_of(request).who}"
-    return Changing.many(site.storage, retention=site.retention, reason=reason).cancel
-
-
-def _reason(request: Request, wanted: Wanted) -> str:
-    word = "cancelled" if wanted.change is BulkChange.CANCEL else "deleted"
-    return f"{word} on the page by {asker_of(request).who}"
 
 
 def _told_out_of_time(wanted: Wanted, done: _Done, meant: int) -> str:

@@ -13,7 +13,7 @@ from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.views.changing import Changing
 from qml_mp.views.servers import ServerView, view_servers
-from qml_mp.web.audit import asker_of, note
+from qml_mp.web.audit import asker_of, note, reason_of
 from qml_mp.web.pages.audit import ActLine
 from qml_mp.web.site import Form, Site, site_of
 
@@ -27,7 +27,6 @@ _ASKED = {
     ActKind.DRAIN: "claim nothing more, and end what it has claimed",
     ActKind.STOP: "stop",
 }
-_REASON = "cancelled on the page"
 
 
 def servers(request: Request) -> Response:
@@ -58,8 +57,8 @@ def cancel(request: Request) -> Response:
     """Cancel the job that a worker runs."""
     site = site_of(request)
     job_id = site.form(request).text("job_id")
-    changing = Changing.one_by_one(site.storage, retention=site.retention, reason=_REASON)
-    told = changing.cancel(job_id)
+    reason = reason_of(request, "cancelled")
+    told = Changing.one_by_one(site.storage, retention=site.retention, reason=reason).cancel(job_id)
     note(request, "cancel job", job_id, said=told)
     return site.done(request, f"Job {job_id} {told}.", to=site.url(request, "servers"))
 
