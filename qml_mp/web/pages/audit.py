@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -13,7 +12,7 @@ from starlette.routing import Route
 from qml_mp.core.acts import Act, ActState
 from qml_mp.core.server_info import number_of_worker
 from qml_mp.storage.acts import ActPage
-from qml_mp.web.site import Site, site_of
+from qml_mp.web.site import site_of
 
 _A_PAGE = 50
 _AS_STATE = {
@@ -74,23 +73,14 @@ def audit(request: Request) -> Response:
 def act(request: Request) -> Response:
     """One of them, with the whole answer."""
     site, act_id = site_of(request), request.path_params["id"]
-    found = _reader(site, act_id)
-    if found() is None:
+    found = site.reads.get(("act", act_id), lambda: site.storage.get_act(act_id))
+    if found is None:
         raise HTTPException(404, "There is no such entry in the audit, or it was deleted with the old ones.")
-    return site.page(request, "act.html", read=lambda: ActLine(act=_there(found())))
+    return site.page(request, "act.html", line=ActLine(act=found))
 
 
 def _lines(page: ActPage) -> list[ActLine]:
     return [ActLine(act=each) for each in page.acts]
-
-
-def _reader(site: Site, act_id: str) -> Callable[[], Act | None]:
-    return lambda: site.reads.get(("act", act_id), lambda: site.storage.get_act(act_id))
-
-
-def _there(act: Act | None) -> Act:
-    assert act is not None  # looked at before
-    return act
 
 
 ROUTES = (
