@@ -20,7 +20,6 @@ class SideArguments:
     address: str
     """HOST:PORT."""
     url: str
-    server_id: str
     supervisor_pid: int
     log_level: int
     config: Mapping[str, Any]

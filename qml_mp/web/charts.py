@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from qml_mp.core.history import Ending
-from qml_mp.storage.history import HistoryPoint
 from qml_mp.views.history import WITHOUT_SUCCESS, HistoryView
 
 WIDTH, HEIGHT = 720, 96
@@ -46,7 +45,7 @@ def bar_chart(view: HistoryView) -> BarChart:
     bars = [
         _bar(number * wide, wide, good, bad, most) for number, (good, bad) in enumerate(counts) if good or bad
     ]
-    first, last = _ends(view.points)
+    first, last = view.points[0], view.points[-1]
     return BarChart(bars=bars, most=most, begins_at=first.begins_at, ends_at=last.begins_at + view.step)
 
 
@@ -63,7 +62,3 @@ def _bar(x: float, wide: float, good: int, bad: int, most: int) -> Bar:
         bad_y=round(HEIGHT - good_height - bad_height, 2),
         bad_height=round(bad_height, 2),
     )
-
-
-def _ends(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, HistoryPoint]:
-    return points[0], points[-1]

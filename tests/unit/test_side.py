@@ -29,7 +29,7 @@ def test_a_report_arrives_as_it_was_sent_on_one_line() -> None:
 
 def test_the_first_line_arrives_as_it_was_sent() -> None:
     arguments = SideArguments(
-        address="localhost:1", url="sqlite:///a.db", server_id="a#1", supervisor_pid=1, log_level=20,
+        address="localhost:1", url="sqlite:///a.db", supervisor_pid=1, log_level=20,
         config=ServerConfig(metrics="localhost:1").plain(), token="secret",
     )  # fmt: skip
 

@@ -106,7 +106,6 @@ class SideProcess(Part):
         arguments = SideArguments(
             address=self._address,
             url=self._run.url,
-            server_id=self._run.registration.id,
             supervisor_pid=os.getpid(),
             log_level=logging.getLogger("qml_mp").getEffectiveLevel(),
             config=self._run.config.plain(),

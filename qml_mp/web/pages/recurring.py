@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -161,10 +161,9 @@ def _standing_of(template: RecurringJob, trouble: str | None) -> str:
     return "enabled" if template.enabled else "disabled"
 
 
-def _choice_of(text_of: object) -> Choice:
-    assert callable(text_of)
-    found = {name: str(text_of(name, "")).strip() for name in ("text", "source", "standing")}
-    return Choice(**found, after=str(text_of("after", "")))
+def _choice_of(text_of: Callable[[str, str], str]) -> Choice:
+    found = {name: text_of(name, "").strip() for name in ("text", "source", "standing")}
+    return Choice(**found, after=text_of("after", ""))
 
 
 def _id(request: Request) -> str:
