@@ -89,7 +89,7 @@ class RecurringStore(Part):
         now = self._db.now()
         # In one order, because each is locked until the commit.
         lacking = {each.id: each.tz for each in templates if not is_known_zone(each.tz)}
-        here = [each for each in sorted(templates, key=_id_of) if each.id not in lacking]
+        here = [each for each in sorted(templates, key=lambda each: each.id) if each.id not in lacking]
         declared = [replace(each.from_now_on(now), app=app) for each in here]
         with self._db.transaction("storing the templates of the code") as transaction:
             for template in declared:
@@ -137,10 +137,18 @@ class RecurringStore(Part):
         return self._read("listing recurring jobs", self._db.queries.recurring.list_all, template_of)
 
     def set_recurring_enabled(
-        self, recurring_id: str, enabled: bool, *, next_run_at: datetime | None
+        self,
+        recurring_id: str,
+        enabled: bool,
+        *,
+        next_run_at: datetime | None,
+        of: RecurringJob | None = None,
     ) -> bool:
-        """Switch a template on (with its next firing) or off; whether it existed."""
+        """Switch a template on (with its next firing) or off; whether it existed. With `of`, only if it has
+        the cron and zone of that, by which the firing was computed, and has no firing to come: one that was
+        switched on since may have fired for that time."""
         change = {"id": recurring_id, "enabled": enabled, "next_run_at": next_run_at, "disabled_reason": None}
+        change |= {"cron": of and of.cron, "tz": of and of.tz}
         query = self._db.queries.recurring.switch
         return self._db.write("switching a recurring job", query, change).count == 1
 
@@ -263,8 +271,8 @@ class RecurringStore(Part):
                     if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
                         continue
                     reason = storable_reason(str(error))
-                    off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
-                    transaction.run(queries.switch, off)
+                    off = {"id": row["id"], "enabled": False, "next_run_at": None, "cron": None, "tz": None}
+                    transaction.run(queries.switch, {**off, "disabled_reason": reason})
                     disabled[template_id] = str(error)
                 if looked_at >= _MOST_FIRINGS or in_vain >= _MOST_REFUSED:
                     break
@@ -308,13 +316,5 @@ class RecurringStore(Part):
         due_in = self._between(upcoming[0], "now", "due_at")
         if upcoming[0]["waiting"]:  # for the end of a job, which nobody announces
             due_in = _LOOK_AGAIN if due_in is None else min(due_in, _LOOK_AGAIN)
-        return Fired(
-            jobs=(),
-            disabled={},
-            next_due_in=due_in,
-            unknown={text_of(row["id"]): text_of(row["method"]) for row in unknown},
-        )
-
-
-def _id_of(template: RecurringJob) -> str:
-    return template.id
+        methods = {text_of(row["id"]): text_of(row["method"]) for row in unknown}
+        return Fired(jobs=(), disabled={}, next_due_in=due_in, unknown=methods)

@@ -18,7 +18,8 @@ class RecurringQueries:
     replace: str
     """A declaration, disabled_reason: replace it, save created_at and last_run_at."""
     switch: str
-    """id, enabled, next_run_at, disabled_reason; no firing waits any more."""
+    """id, enabled, next_run_at, disabled_reason, cron and tz (that it has to have, and no firing to come;
+    None: any). No firing waits any more."""
     remove: str
     """id: delete it."""
     remove_others: str

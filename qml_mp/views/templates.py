@@ -114,8 +114,8 @@ def enable_template(storage: Storage, recurring_id: str) -> Firing:
             f"The cron expression {template.cron!r} of {recurring_id!r} never fires again; "
             "replace it with `qml-mp recurring add`."
         )
-    if not storage.set_recurring_enabled(recurring_id, True, next_run_at=upcoming[0].at):
-        raise template_not_found(recurring_id)
+    if not storage.set_recurring_enabled(recurring_id, True, next_run_at=upcoming[0].at, of=template):
+        return enable_template(storage, recurring_id)  # it was removed, replaced or enabled since it was read
     return upcoming[0]
 
 

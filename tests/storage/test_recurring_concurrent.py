@@ -21,6 +21,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.run import Run
+from qml_mp.views.templates import enable_template
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children, open_patiently, register
 from tests.until import PATIENCE_S, wait_until
@@ -129,6 +130,47 @@ def test_whoever_changes_a_schedule_just_as_it_fires_makes_no_second_job_for_tha
 
     assert storage.list_recurring_jobs()[0].cron == "*/1 * * * *"
     assert fired_for(storage).count(minute.isoformat()) == 1
+
+
+def test_a_template_whose_schedule_is_replaced_just_as_it_is_enabled_fires_by_the_new_one(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.upsert_recurring_job(DAILY)
+    storage.set_recurring_enabled("digest", False, next_run_at=None)
+
+    def replaced_since_it_was_read() -> datetime:
+        monkeypatch.undo()
+        storage.upsert_recurring_job(replace(DAILY, cron="0 0 3 * * *"))
+        return storage.now()
+
+    monkeypatch.setattr(storage, "now", replaced_since_it_was_read)
+    told = enable_template(storage, "digest")
+
+    (stored,) = storage.list_recurring_jobs()
+    assert stored.enabled
+    assert stored.next_run_at == told.at
+    assert told.at.hour == 3
+
+
+def test_a_template_that_another_enables_and_that_fires_since_it_was_read_makes_one_job_for_that_firing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = storage.now().replace(second=0, microsecond=0)
+    storage.upsert_recurring_job(minutely("* * * * *"))
+    storage.set_recurring_enabled("tick", False, next_run_at=None)
+
+    def enabled_and_fired_since_it_was_read() -> datetime:
+        monkeypatch.undo()
+        storage.set_recurring_enabled("tick", True, next_run_at=minute)
+        storage.fire_due_recurring()
+        return minute - timedelta(milliseconds=10)
+
+    monkeypatch.setattr(storage, "now", enabled_and_fired_since_it_was_read)
+    told = enable_template(storage, "tick")
+    storage.fire_due_recurring()
+
+    assert fired_for(storage).count(minute.isoformat()) == 1
+    assert told.at > minute
 
 
 def minutely(cron: str) -> RecurringJob:

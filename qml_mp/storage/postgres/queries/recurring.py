@@ -58,7 +58,9 @@ RECURRING: Final = RecurringQueries(
         UPDATE {s}.recurring_jobs
         SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s,
             waiting_for = NULL
-        WHERE id = %(id)s RETURNING id
+        WHERE id = %(id)s AND (%(cron)s::text IS NULL
+            OR cron = %(cron)s::text AND tz = %(tz)s::text AND (NOT enabled OR next_run_at IS NULL))
+        RETURNING id
     """),
     remove="DELETE FROM {s}.recurring_jobs WHERE id = %(id)s",
     remove_others="""

@@ -48,7 +48,9 @@ RECURRING: Final = RecurringQueries(
         UPDATE qml_recurring_jobs
         SET enabled = :enabled, next_run_at = :next_run_at, disabled_reason = :disabled_reason,
             waiting_for = NULL
-        WHERE id = :id
+        -- As text, as which they were read: another program may have written bytes.
+        WHERE id = :id AND (:cron IS NULL OR CAST(cron AS TEXT) = :cron AND CAST(tz AS TEXT) = :tz
+            AND (NOT enabled OR next_run_at IS NULL))
     """,
     remove="DELETE FROM qml_recurring_jobs WHERE id = :id",
     remove_others="""
