@@ -92,10 +92,10 @@ class Assembly:
         self.reaper = Reaper(run, settling=self.settling)
         self.guardian = Guardian(run)
         self.side_processes = _side_processes(run, self.loops)
-        reload = Reload(run, source, new_code=new_code, declarations=self.declarations)
-        self._add_urgent(run, host, held=held, limits=limits, neighbours=neighbours, reload=reload)
+        self.reload = Reload(run, source, new_code=new_code, declarations=self.declarations)
+        self._add_urgent(run, host, held=held, limits=limits, neighbours=neighbours, reload=self.reload)
         if new_code.watch_since is not None:
-            self.urgent.add(SourceWatch(run, reload))
+            self.urgent.add(SourceWatch(run, self.reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
     def _add_urgent(

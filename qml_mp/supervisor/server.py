@@ -131,6 +131,7 @@ class Supervisor:
             return
         self._parts.guardian.start_if_missing()
         pool.spawn_workers()
+        self._parts.reload.start_if_asked()
         if pool.boots.was_ever_ready or pool.size == 0:
             self._parts.host.tell_ready()
         for process in self._parts.side_processes:

@@ -273,6 +273,7 @@ def test_a_manager_that_is_back_while_a_reload_goes_on_hears_of_the_reload_befor
 ) -> None:
     one.turn()
     reload.begin()
+    reload.start_if_asked()
     one.turn()
     back = come_back()
 

@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,14 +47,14 @@ from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
 from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
-from qml_mp.supervisor.part import Parts
+from qml_mp.supervisor.part import Part, Parts
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.urgent import UrgentFirst
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE, UrgentFirst
 from qml_mp.supervisor.wait import poll_until
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Rung
@@ -129,8 +131,41 @@ def test_no_look_at_new_code_begins_once_all_is_closed(
 
     reload.close()
     reload.begin()
+    reload.start_if_asked()
 
     assert looks == []
+
+
+def test_no_look_at_new_code_begins_while_the_file_of_the_storage_is_in_use(
+    run_of: MakeRun, tmp_path: Path
+) -> None:
+    class AsksAgain(Part):
+        def next_at(self) -> float:
+            return 0.0
+
+        def turn(self) -> None:
+            reload.begin()
+
+    run, place = run_of(0), tmp_path / "jobs.db"
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
+    with (
+        closing(open_storage(f"sqlite:///{place}", patience=STORAGE_PATIENCE)) as storage,
+        closing(sqlite3.connect(place, isolation_level=None)) as other,
+        closing(reload),
+    ):
+        storage.migrate()
+        other.execute("BEGIN IMMEDIATE")
+        waiting = UrgentFirst(
+            AsksAgain(), storage=storage, stop=run.stop, manage_workers=reload.start_if_asked
+        )
+        with waiting, pytest.raises(StorageUnavailable):
+            storage.acquire_lock("one", "me", timedelta(seconds=60))
+        meanwhile = reload.fds()
+        reload.start_if_asked()
+
+        assert meanwhile == []
+        assert reload.is_under_way
+        assert reload.fds() != []
 
 
 @pytest.mark.fault(56)
@@ -591,6 +626,7 @@ def test_new_code_that_cannot_be_looked_at_because_of_a_thread_is_told_and_ends_
     reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
 
     reload.begin()
+    reload.start_if_asked()
 
     assert "a handler's thread" in str(reload.trouble())
     assert not reload.is_under_way

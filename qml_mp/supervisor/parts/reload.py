@@ -96,7 +96,8 @@ class Reload(Part):
         self._is_watched = new_code.watch_since is not None
         self._declarations = declarations
         self._probe: Probe | None = None
-        self._once_more = False
+        self._is_asked = False
+        """A look is to begin; also while one goes on, which may have read the code before the last change."""
         self._is_closed = False
         self._trouble: str | None = None
         self._answer: ReloadAnswer | None = None
@@ -144,9 +145,14 @@ class Reload(Part):
             self._declarations.declare_again()
             self._replace_all()
             return
-        if self._probe is not None:
-            self._once_more = True  # it may have read the code before the newest change
+        self._is_asked = True
+
+    def start_if_asked(self) -> None:
+        """Fork the child that looks. Not in `begin`, which may be called amid an operation of storage, whose
+        handle would cross the fork."""
+        if not self._is_asked or self._probe is not None:
             return
+        self._is_asked = False
         try:
             self._probe = self._start_probe()
         except (OSError, ConfigurationError) as error:  # the latter for threads of a host's
@@ -171,10 +177,9 @@ class Reload(Part):
             problem = str(error)
         self._note_files(self._probe, took=facts is not None)
         self._probe = None
-        if self._once_more:
-            self._once_more = False
-            self.begin()
-        elif facts is None:
+        if self._is_asked:
+            return
+        if facts is None:
             self._refuse("The new code cannot be imported", problem)
         elif not self._run.stop.has_begun:
             self._take_over(facts)
@@ -191,7 +196,6 @@ class Reload(Part):
 
     def _start_probe(self) -> Probe:
         everyone = self._run.everyone
-        self._begun_at = self._run.clock.now()
         self._begun_at = self._run.clock.now()
         everyone.before_fork()
         return Probe(self._source, timeout=self._run.config.boot_timeout, own_fds=everyone.own_fds())
