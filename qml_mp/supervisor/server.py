@@ -145,13 +145,17 @@ class Supervisor:
         while not all(worker.is_lost for worker in pool):
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
             self._parts.reaper.turn()
-        are_left = pool.leave_lost()
-        self._run.everyone.close()
-        parts = self._parts
-        if are_left:
-            stay(self._storage, settling=parts.settling)
-        else:
-            leave(self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history)
+        are_left, parts = pool.leave_lost(), self._parts
+        try:
+            self._run.everyone.close()
+            if are_left:
+                stay(self._storage, settling=parts.settling)
+            else:
+                leave(
+                    self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history
+                )
+        finally:
+            parts.guardian.end()
         self._storage.close()
         self._run.events.emit(ServerStopped())
 

@@ -1,10 +1,14 @@
-"""Tests: what the guardian of a killed server writes of its dead workers when there is no room for a fork."""
+"""Tests: what the guardian of a killed server writes of its dead workers, when there is no room for a fork or
+the server was about to write it itself."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +25,7 @@ from qml_mp.storage.values import BY_DEFAULT, Fetch
 from qml_mp.supervisor.parts.guardian import _watch
 from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
 from qml_mp.supervisor.workers.fork import fork_child, reap
-from tests.processes.harness import state_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
 
 pytestmark = pytest.mark.fault(4)
 
@@ -106,3 +110,19 @@ def test_the_guardian_tries_again_to_write_what_the_last_of_its_workers_has_left
 
     wait_until(lambda: reap(guardian), what="its end")
     assert wait_for_state(storage, ended.job_id, StateName.SUCCEEDED)
+
+
+def test_what_had_ended_in_a_worker_killed_at_the_deadline_is_written_when_its_server_is_killed_leaving(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "1")
+    armed = f"worker/finish.before=stop@{tmp_path / 'mark'};supervisor/settle.before=kill"
+    one.program = ("-m", "tests.failpoints", armed)
+    one.start()
+    [worker] = one.worker_pids().values()
+    job_id = enqueue(storage, "quick")
+    wait_until(lambda: is_stopped(worker), what=one.log)
+
+    assert one.stop() == -signal.SIGKILL, one.log()
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1

@@ -97,8 +97,9 @@ class Guardian(Part):
     def trouble(self) -> str | None:
         return f"The guardian cannot be forked: {self._told}" if self._told else None
 
-    def close(self) -> None:
-        """End it, because no worker is left to guard."""
+    def end(self) -> None:
+        """No worker is left to guard, and what the dead have left is written: later than `close`, as only it
+        would write that should this process be killed."""
         if self._child is not None:
             kill_and_reap(self._child)
             self._forget()
