@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +32,10 @@ class StorageWait(Protocol):
     def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
         """Whether the descriptor can be read and written now; neither when the monotonic instant
         `until` or `give_up_at` has come first."""
+
+    def call_blocking(self, call: Callable[[], str], *, until: float) -> str:
+        """What a call says that waits by itself. It may be made in a copy of this process: nothing else of it
+        counts. "" when the monotonic instant `until` or `give_up_at` comes first, or the copy dies of it."""
 
     def pause(self, seconds: float) -> None:
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""

@@ -62,7 +62,7 @@ class Assembly:
         self.urgent = Parts()
         """Those that never wait for storage."""
         self.urgent_first = UrgentFirst(
-            self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
+            self.urgent, everyone=run.everyone, storage=storage, stop=run.stop, manage_workers=manage_workers
         )
         self.settling = SettleLoop(run)
         self.declarations = DeclarationsLoop(run)

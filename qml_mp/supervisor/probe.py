@@ -11,14 +11,12 @@ from json import JSONDecodeError
 
 from qml_mp import host
 from qml_mp.child.importing import importing
-from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import AppFacts, ProgramSource, probe, read_facts
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import AppImportError
-from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.death import how_it_died
-from qml_mp.supervisor.workers.fork import fork_child, kill_and_reap, reap
+from qml_mp.supervisor.workers.fork import fork_to_ask, kill_and_reap, reap
 from qml_mp.units import format_duration
 
 _LOOK_EVERY_S = 0.05
@@ -51,21 +49,15 @@ class Probe:
         self._label = source.label
         self._timeout = timeout
         self._said = bytearray()
-        self._reading, writing = open_pipe()
         self._is_open = True
         self.files: frozenset[str] = frozenset()
         """The source files that it has read, once it has ended."""
 
-        def answer() -> int:
-            unblock_signals()
-            os.set_blocking(writing, True)
-            with os.fdopen(writing, "w") as stream, importing():
-                stream.write(probe(source))
-            return 0
+        def facts() -> str:
+            with importing():
+                return probe(source)
 
-        self._child = fork_child(
-            answer, ours={self._reading}, theirs={writing}, own_fds=own_fds, die_with_parent=True
-        )
+        self._reading, self._child = fork_to_ask(facts, own_fds=own_fds)
         self._deadline = time.monotonic() + timeout.total_seconds()
         self._is_late = False
         self._has_ended = False

@@ -6,6 +6,7 @@ the connection, and on everything that must not wait for it.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.wait import poll_until, wait_for
+from qml_mp.supervisor.workers.fork import fork_to_ask, kill_and_reap
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
@@ -24,6 +27,7 @@ _FORK_AFTER_S = 0.2
 """A reply that takes no longer is waited for before a fork: it may give a dead worker's job to others, who
 need the processor more than a new worker."""
 _SHORTEST_WAIT_S = 0.01
+_READ_BYTES = 65536
 _STOOD_STILL_S = 0.05  # what a wait takes longer than meant, or goes by between two, is no time of storage's
 
 
@@ -31,15 +35,24 @@ class UrgentFirst(Part):
     """What storage waits with, a `StorageWait`. And the part that closes storage before a fork."""
 
     def __init__(
-        self, urgent: Part, *, storage: Storage, stop: Stop, manage_workers: Callable[[], None]
+        self,
+        urgent: Part,
+        *,
+        everyone: Part,
+        storage: Storage,
+        stop: Stop,
+        manage_workers: Callable[[], None],
     ) -> None:
-        """`urgent` must not wait for storage, and none of it may use that. `manage_workers` forks those that
-        are missing."""
+        """`urgent` must not wait for storage, and none of it may use that. `everyone` tells what no child may
+        keep. `manage_workers` forks those that are missing."""
         self._urgent = urgent
+        self._everyone = everyone
         self._storage = storage
         self._stop = stop
         self._manage_workers = manage_workers
         self._is_waiting = False
+        self._child_fds: list[int] = []
+        """Of the child that makes a call of storage's."""
         self._turned_at = 0.0
         self._waited_at = time.monotonic()
         """When the newest wait was over: what has passed since is this process's own time."""
@@ -51,6 +64,9 @@ class UrgentFirst(Part):
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._storage.wait_with(None)
+
+    def own_fds(self) -> list[int]:
+        return self._child_fds
 
     def before_fork(self) -> None:
         """No storage handle crosses a fork. While a reply is being waited for, the connection stays as it
@@ -81,6 +97,28 @@ class UrgentFirst(Part):
                 )
             if time.monotonic() >= min(until, self.give_up_at):
                 return False, False
+
+    def call_blocking(self, call: Callable[[], str], *, until: float) -> str:
+        """In a child, which is killed when it is late. A connection that is open (of the listener, while the
+        other is made) stays as it is: the child drops it, as one does that is forked amid a wait. Where none
+        can be forked (no room, or threads of a host's), the call holds everything up."""
+        try:
+            reading, child = fork_to_ask(call, own_fds=self._everyone.own_fds())
+        except (OSError, ConfigurationError):
+            return call()
+        self._child_fds = [reading, *child.fds]
+        said = b""
+        try:
+            while self.wait(reading, reading=True, writing=False, until=until)[0]:
+                part = os.read(reading, _READ_BYTES)
+                if not part:
+                    return said.decode()
+                said += part
+            return ""
+        finally:
+            self._child_fds = []
+            kill_and_reap(child)
+            os.close(reading)
 
     def pause(self, seconds: float) -> None:
         self._once({}, fork_at=float("inf"), until=time.monotonic() + seconds)

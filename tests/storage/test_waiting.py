@@ -24,7 +24,7 @@ class Patient:
 
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.give_up_at = float("inf")
-        self.waits = 0
+        self.waits = self.calls = 0
         self._meanwhile = meanwhile
 
     def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
@@ -33,6 +33,10 @@ class Patient:
         timeout_s = max(0.0, min(until, self.give_up_at) - time.monotonic())
         readable, writable, _ = select.select([fd] * reading, [fd] * writing, [], timeout_s)
         return bool(readable), bool(writable)
+
+    def call_blocking(self, call: Callable[[], str], *, until: float) -> str:
+        self.calls += 1
+        return '"no such host"'  # as told by `call`; no test asks real name servers
 
     def pause(self, seconds: float) -> None:
         self.waits += 1
@@ -186,3 +190,44 @@ def test_who_waits_must_not_use_the_storage_that_it_waits_for(
     assert {str(error) for error in refused} == {
         "A storage operation was started inside another one of the same thread."
     }
+
+
+@pytest.mark.parametrize(
+    ("place", "host", "address", "is_looked_up"),
+    [
+        ("db.invalid:1/x", "", "", True),
+        ("127.0.0.1:1,db.invalid:1/x", "", "", True),
+        ("/x", "db.invalid", "", True),
+        ("db.invalid:1/x?hostaddr=127.0.0.1", "", "", False),
+        ("db.invalid:1/x", "", "127.0.0.1", False),
+        ("127.0.0.1:1,[::1]:1/x", "db.invalid", "", False),
+        ("/x?host=/nowhere", "db.invalid", "", False),
+        ("/x", "/nowhere", "", False),
+        ("/x?port=1", "", "", False),
+    ],
+)
+def test_a_name_is_looked_up_where_nobody_waits_and_an_address_is_not(
+    place: str, host: str, address: str, is_looked_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PGHOST", host), ("PGHOSTADDR", address)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    patient = Patient()
+    with closing(open_storage(f"postgresql://{place}")) as storage:
+        storage.wait_with(patient)
+
+        with pytest.raises(StorageUnreachable):
+            storage.list_servers()
+
+    assert (patient.calls > 0) is is_looked_up
+
+
+def test_no_name_is_looked_up_once_it_has_been_given_up() -> None:
+    patient = Patient()
+    patient.give_up_at = time.monotonic()
+    with closing(open_storage("postgresql://db.invalid/x")) as storage:
+        storage.wait_with(patient)
+
+        with pytest.raises(StorageUnreachable, match="no time left"):
+            storage.list_servers()
+
+    assert patient.calls == 0

@@ -111,6 +111,22 @@ def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
     return reading, worker
 
 
+def waiting_of(
+    run: Run,
+    storage: Storage,
+    *,
+    urgent: Part | None = None,
+    manage_workers: Callable[[], None] = lambda: None,
+) -> UrgentFirst:
+    return UrgentFirst(
+        urgent or Parts(),
+        everyone=run.everyone,
+        storage=storage,
+        stop=run.stop,
+        manage_workers=manage_workers,
+    )
+
+
 @pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (1023, 1024), (1024, 1024)])
 def test_one_more_worker_is_never_more_than_the_setting_allows(
     run_of: MakeRun, workers: int, wanted: int
@@ -155,9 +171,7 @@ def test_no_look_at_new_code_begins_while_the_file_of_the_storage_is_in_use(
     ):
         storage.migrate()
         other.execute("BEGIN IMMEDIATE")
-        waiting = UrgentFirst(
-            AsksAgain(), storage=storage, stop=run.stop, manage_workers=reload.start_if_asked
-        )
+        waiting = waiting_of(run, storage, urgent=AsksAgain(), manage_workers=reload.start_if_asked)
         with waiting, pytest.raises(StorageUnavailable):
             storage.acquire_lock("one", "me", timedelta(seconds=60))
         meanwhile = reload.fds()
@@ -239,7 +253,7 @@ def test_a_supervisor_that_stood_still_when_its_time_to_leave_ended_looks_for_th
 
     monkeypatch.setattr("qml_mp.supervisor.urgent.poll_until", look)
     with client, server, closing(open_storage("memory://")) as storage:
-        waiting = UrgentFirst(Parts(), storage=storage, stop=run.stop, manage_workers=lambda: None)
+        waiting = waiting_of(run, storage)
         run.stop.begin(now=True, why="a test")
         came = waiting.wait(client.fileno(), reading=True, writing=False, until=float("inf"))
 
@@ -253,13 +267,69 @@ def test_the_time_of_storage_does_not_end_while_the_supervisor_stands_still_betw
     monkeypatch.setattr("qml_mp.supervisor.stopping._MOST_LEAVING_S", PATIENCE_S)
     run = run_of(1)
     with closing(open_storage("memory://")) as storage:
-        waiting = UrgentFirst(Parts(), storage=storage, stop=run.stop, manage_workers=lambda: None)
+        waiting = waiting_of(run, storage)
         run.stop.begin(now=True, why="a test")
         ends_at = run.stop.leave_by()
         time.sleep(ends_at - time.monotonic() + 0.1)  # a standstill
         goes_on_at = time.monotonic()
 
         assert waiting.give_up_at > goes_on_at
+
+
+def test_a_call_that_blocks_is_made_by_a_child_and_one_that_dies_of_it_has_said_nothing(
+    run_of: MakeRun,
+) -> None:
+    def die() -> str:
+        return "here" if os.getpid() == here else os._exit(1)
+
+    run, here = run_of(1), os.getpid()
+    with closing(open_storage("memory://")) as storage:
+        waiting = waiting_of(run, storage)
+
+        said = waiting.call_blocking(lambda: str(os.getppid()), until=time.monotonic() + PATIENCE_S)
+        nothing = waiting.call_blocking(die, until=time.monotonic() + PATIENCE_S)
+
+    assert (said, nothing) == (str(here), "")
+
+
+def test_a_call_that_blocks_is_given_up_with_the_end_of_the_run_and_leaves_no_child(
+    run_of: MakeRun, tmp_path: Path
+) -> None:
+    class StopsMeanwhile(Part):
+        def next_at(self) -> float:
+            return 0.0
+
+        def turn(self) -> None:
+            if told.exists() and told.read_text():
+                run.stop.begin(now=True, why="a test")
+
+    def say_nothing() -> str:
+        told.write_text(str(os.getpid()))
+        if os.getpid() != here:
+            signal.pause()
+        return "awake"
+
+    run, here, told = run_of(1), os.getpid(), tmp_path / "pid"
+    with closing(open_storage("memory://")) as storage:
+        waiting = waiting_of(run, storage, urgent=StopsMeanwhile())
+
+        said = waiting.call_blocking(say_nothing, until=time.monotonic() + PATIENCE_S)
+
+    assert said == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
+    assert run.stop.has_begun
+
+
+def test_a_call_that_blocks_is_made_here_where_no_child_can_be_forked(
+    run_of: MakeRun, one_more_thread: threading.Thread
+) -> None:
+    run = run_of(1)
+    with closing(open_storage("memory://")) as storage:
+        waiting = waiting_of(run, storage)
+        said = waiting.call_blocking(lambda: str(os.getpid()), until=time.monotonic() + PATIENCE_S)
+
+    assert said == str(os.getpid())
 
 
 @pytest.mark.fault(55)

@@ -6,9 +6,13 @@ nothing else to wait for than the socket; these ask the `StorageWait`.
 
 from __future__ import annotations
 
+import json
+import os
 import select
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,8 +30,12 @@ _WAIT_R, _WAIT_W = int(Wait.R), int(Wait.W)
 _READY_R, _READY_W = int(Ready.R), int(Ready.W)
 
 
+_NO_TIME = "there was no time left to wait for the server"
 _LATE = "the server did not reply in time"
 _LATE_AT_CONNECTING = f"{_LATE}: a connection has {{}} s, or as many as connect_timeout= in the URL says"
+_LOOKING_UP_S = 60.0
+"""The C library mostly gives up before. A look-up that takes many seconds may succeed: where a name server
+that is gone stands before one that answers."""
 _TAKES_WRITES = ("read-write", "primary")
 
 
@@ -44,6 +52,9 @@ class SocketWait:
         return reading and bool(came & select.POLLIN or failed), writing and bool(
             came & select.POLLOUT or failed
         )
+
+    def call_blocking(self, call: Callable[[], str], *, until: float) -> str:  # noqa: ARG002
+        return call()
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -89,12 +100,12 @@ def connect_by_driving(
     Where the one that takes writes is wanted, whichever did so last goes first: a host that is silent would
     cost every connection that time.
 
-    The look-up of a host's name alone is not driven: the C library does it in one call.
+    What is not driven is a host's name that is in a service file alone: libpq looks it up by itself.
     """
     timeout_s = timeout_from_conninfo(parameters)
     late = _LATE_AT_CONNECTING.format(timeout_s)
     errors: list[psycopg.Error] = []
-    attempts = conninfo_attempts(parameters)
+    attempts = _attempts(parameters, waiting)
     if parameters.get("target_session_attrs") in _TAKES_WRITES:  # else the first ones are to be preferred
         attempts.sort(key=lambda attempt: _place_of(attempt) != newest.place)
     for attempt in attempts:
@@ -110,6 +121,44 @@ def connect_by_driving(
     raise type(errors[-1])("; ".join(texts)) from None
 
 
+def _attempts(parameters: dict[str, Any], waiting: StorageWait) -> list[dict[str, Any]]:
+    """One for each host and address. The C library looks a name up in one call."""
+    places = _given(parameters, "hostaddr") or _given(parameters, "host")
+    if not places or all(map(_is_place, places.split(","))):  # none: libpq's own socket, or a service file's
+        return conninfo_attempts(parameters)
+    if time.monotonic() >= waiting.give_up_at:
+        raise NoReply(_NO_TIME)
+    said = waiting.call_blocking(partial(_look_up, parameters), until=time.monotonic() + _LOOKING_UP_S)
+    try:
+        found: list[dict[str, Any]] | str = json.loads(said)
+    except ValueError:  # nothing was said, or not all of it
+        raise NoReply("the look-up of its host's name had no answer") from None
+    if isinstance(found, str):
+        raise psycopg.OperationalError(found)
+    return found
+
+
+def _given(parameters: Mapping[str, Any], name: str) -> str:
+    """In the URL, else in the environment, as psycopg takes it."""
+    return str(parameters.get(name) or os.environ.get(f"PG{name.upper()}") or "")
+
+
+def _is_place(host: str) -> bool:
+    """Whether it is an address or a socket's folder, and no name."""
+    try:
+        return host.startswith("/") or bool(ip_address(host))
+    except ValueError:
+        return False
+
+
+def _look_up(parameters: dict[str, Any]) -> str:
+    """The attempts, or why there are none, as JSON."""
+    try:
+        return json.dumps(conninfo_attempts(parameters))
+    except (psycopg.Error, UnicodeError) as error:  # the latter for what cannot be a name
+        return json.dumps(str(error))
+
+
 def _place_of(attempt: Mapping[str, Any]) -> tuple[object, ...]:
     return attempt.get("host"), attempt.get("hostaddr"), attempt.get("port")
 
@@ -118,7 +167,7 @@ def _check(exchange: Generator[Any, Any, Any], waiting: StorageWait, deadline: f
     now = time.monotonic()
     if now >= waiting.give_up_at:
         exchange.close()
-        raise NoReply("there was no time left to wait for the server")
+        raise NoReply(_NO_TIME)
     if now >= deadline:
         exchange.close()
         raise NoReply(late)

@@ -27,6 +27,7 @@ from qml_mp.child.prologue import block_signals, prctl, prologue, unblock_signal
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.errors import ConfigurationError
+from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.wait import wait_for
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -112,6 +113,22 @@ def fork_child(
             return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=started_ticks_of(pid))
         finally:
             unblock_signals(before)
+
+
+def fork_to_ask(question: Callable[[], str], *, own_fds: Collection[int]) -> tuple[int, Child]:
+    """Fork a child that writes what the question says to a pipe, and leaves: the end to read, and the child.
+    Raises as `fork_child`."""
+    reading, writing = open_pipe()
+
+    def answer() -> int:
+        unblock_signals()
+        os.set_blocking(writing, True)
+        with os.fdopen(writing, "w") as stream:
+            stream.write(question())
+        return 0
+
+    child = fork_child(answer, ours={reading}, theirs={writing}, own_fds=own_fds, die_with_parent=True)
+    return reading, child
 
 
 def reap(child: Child) -> ProcessFacts | None:

@@ -1,0 +1,114 @@
+"""Tests: a server whose database has a name, which no name server tells any more."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.harness import ROOT, Server, is_gone, wait_for_state, wait_until
+from tests.processes.side import children
+from tests.storage.flaky_proxy import FlakyProxy
+
+NAME = "db.test"
+QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5", "QML_MP_HEARTBEAT_INTERVAL": "1s"}
+RESOLVER = f"""
+import os, socket, time
+look_up = socket.getaddrinfo
+def with_our_name(host, *more, **others):
+    while host == {NAME!r} and os.path.exists({{silence!r}}):
+        open({{silence!r}} + f" {{{{os.getpid()}}}}", "a").close()
+        time.sleep(0.05)
+    return look_up("127.0.0.1" if host == {NAME!r} else host, *more, **others)
+socket.getaddrinfo = with_our_name
+"""
+
+pytestmark = [pytest.mark.fault(82), pytest.mark.parametrize("url", ["postgres"], indirect=True)]
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    with FlakyProxy.before(postgres_url) as running:
+        yield running
+
+
+class NameServer:
+    """Of servers that are started with its `folder` before all others of Python's path."""
+
+    def __init__(self, folder: Path, proxy: FlakyProxy) -> None:
+        self.folder = folder
+        self._silence = folder / "silence"
+        self._proxy = proxy
+        (folder / "sitecustomize.py").write_text(RESOLVER.format(silence=str(self._silence)))
+
+    def go_silent(self) -> None:
+        """And no connection is left that was made with its help."""
+        self._silence.touch()
+        self._proxy.cut()
+
+    def asked_by(self) -> set[int]:
+        """The processes that it has left without an answer."""
+        return {int(said.name.split()[1]) for said in self.folder.glob("silence *")}
+
+    def speak(self) -> None:
+        self._silence.unlink()
+
+
+@pytest.fixture
+def names(tmp_path: Path, proxy: FlakyProxy) -> NameServer:
+    return NameServer(tmp_path, proxy)
+
+
+@pytest.fixture
+def one(server: Callable[..., Server], url: str, proxy: FlakyProxy, names: NameServer) -> Server:
+    """A server that looks the storage's name up, and then reaches it through the proxy; not the test."""
+    one = server("-w", "1", "--shutdown-timeout", "2", PYTHONPATH=f"{names.folder}:{ROOT}", **QUICK)
+    one.url = proxy.through(url).replace("127.0.0.1", NAME)
+    one.fresh = True
+    return one.start()
+
+
+def channels(pid: int) -> set[str]:
+    """What a process has open, besides its standard streams, that is no file: pipes, sockets, pidfds."""
+    links = set()
+    with suppress(FileNotFoundError):  # it is gone
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                links.add(str(fd.readlink()) if int(fd.name) > 2 else "/")
+    return {link for link in links if not link.startswith("/")}
+
+
+def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_name_is_told_again(
+    one: Server, names: NameServer, storage: Storage
+) -> None:
+    job_id = storage.enqueue(Job.new("stubborn", timeout=timedelta(seconds=2)))
+    wait_until(one.journal, what=one.log)
+    worker = one.journal()[0].pid
+
+    names.go_silent()
+    wait_until(lambda: is_gone(worker), within_s=8.0, what=one.log)
+    wait_until(lambda: one.log().count("Worker 1 started") == 2, what=one.log)
+
+    names.speak()
+    assert wait_for_state(storage, job_id, StateName.FAILED).failures == 1
+    assert one.stop() == 0, one.log()
+
+
+def test_an_idle_server_stops_and_who_looks_the_name_up_for_it_had_nothing_of_it(
+    one: Server, names: NameServer
+) -> None:
+    workers = set(one.worker_pids().values())
+    names.go_silent()
+    (helper,) = wait_until(lambda: names.asked_by().intersection(children(one.pid)) - workers, what=one.log)
+    wait_until(lambda: len(channels(helper)) == 1, what="the descriptors that it needs")
+
+    one.signal(signal.SIGTERM)
+
+    assert one.wait(within_s=8.0) == 0, one.log()
