@@ -117,11 +117,17 @@ class SlotTable:
         return self._memory[index * SLOT_BYTES + _TAKEN_AT] != 0
 
     def read(self, index: int) -> SlotView | None:
-        """What the worker says; None while it writes, or for good if it died writing."""
+        """What the worker says; None while it writes, for good if it died writing, and where a job has
+        written over it."""
         at = index * SLOT_BYTES
         before = self.version(index)
         body = self._memory[at + _BODY_AT : at + _PROGRESS_AT]
-        return None if before != self.version(index) or before % 2 else _view(body)
+        if before != self.version(index) or before % 2:
+            return None
+        try:
+            return _view(body)
+        except ValueError:  # of an activity that there is not
+            return None
 
     def mark(self, index: int) -> tuple[int, int]:
         """Another one whenever the worker has said something, be it only that its job has ended."""

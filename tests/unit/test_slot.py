@@ -6,7 +6,7 @@ import struct
 from datetime import timedelta
 
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.ipc.slot import _VERSION_AT, Activity, SlotTable, SlotView, SlotWriter
+from qml_mp.ipc.slot import _BODY_AT, _VERSION_AT, Activity, SlotTable, SlotView, SlotWriter
 
 
 def begin_a_job(writer: SlotWriter) -> ClaimKey:
@@ -57,6 +57,21 @@ def test_a_worker_that_was_killed_in_mid_write_has_been_ready_all_the_same() -> 
 
     assert slots.read(0) is None
     assert slots.was_ready(0)
+
+
+def test_a_slot_into_which_a_job_has_written_says_nothing_until_the_worker_writes_again() -> None:
+    slots = SlotTable(1)
+    writer = slots.writer(0)
+    key = begin_a_job(writer)
+
+    slots._memory[_BODY_AT] = 77
+    meanwhile = slots.read(0)
+    writer.show_finishing()
+
+    assert meanwhile is None
+    view = slots.read(0)
+    assert view is not None
+    assert (view.activity, view.key) == (Activity.FINISHING, key)
 
 
 def test_a_worker_that_cannot_boot_says_so_with_the_reason_and_was_never_ready() -> None:

@@ -33,7 +33,7 @@ from qml_mp.errors import ConfigurationError, StorageUnavailable, WorkerBootErro
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.pipe import Kind, Message, send
-from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.ipc.slot import _BODY_AT, Activity, SlotView
 from qml_mp.metrics.ends import ToldEnds, families_of_ends
 from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
@@ -49,7 +49,7 @@ from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.part import Part, Parts
 from qml_mp.supervisor.parts.guardian import Guardian
-from qml_mp.supervisor.parts.limits import Pusher
+from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
@@ -74,8 +74,8 @@ MakeRun = Callable[..., Run]
 def run_of() -> Iterator[MakeRun]:
     with ExitStack() as stack:
 
-        def make(workers: int, clock: Clock | None = None) -> Run:
-            config = ServerConfig(worker_count=workers)
+        def make(workers: int, clock: Clock | None = None, **settings: Any) -> Run:
+            config = ServerConfig(worker_count=workers, **settings)
             run = Run(config, SOURCE, url="memory://", facts=AppFacts(), clock=clock)
             stack.enter_context(closing(run.pool))
             return run
@@ -590,6 +590,26 @@ def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop
     told = [record.message for record in caplog.records if "may not be signalled" in record.message]
     assert len(told) == 1
     os.close(reading)
+
+
+def test_a_job_above_the_hard_limit_of_memory_is_killed_also_while_nothing_can_be_read_of_it(
+    run_of: MakeRun, clock: HandClock, sleeping: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it has written over what its worker shows."""
+    monkeypatch.setattr("qml_mp.host.rss_bytes", lambda _: 2 << 20)
+    run = run_of(1, clock, max_memory_hard="1MiB")
+    key = ClaimKey(job_id=new_job_id(), claim_seq=1)
+    reading, worker = a_worker(run.pool, number=1)
+    worker.child = sleeping
+    run.pool.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=key))
+    run.pool.turn()
+
+    run.pool.slots._memory[_BODY_AT] = 77
+    MemoryWatch(run).turn()
+
+    assert (worker.killed_for, worker.killed_key) == (CancelReason.MEMORY, key)
+    os.close(reading)
+    worker.channels.close()
 
 
 @pytest.mark.parametrize(("rung", "kept"), [(Rung.INTERRUPT, False), (Rung.DUMP_STACK, True)])

@@ -127,7 +127,7 @@ class MemoryWatch(Part):
             if not _runs(worker) or worker.killed_for is not None:
                 continue
             view, used_bytes = worker.last, host.rss_bytes(worker.child.pid) or 0
-            is_still = used_bytes > self._hard_bytes and worker.slots.read(worker.index) == view
+            is_still = used_bytes > self._hard_bytes and worker.look(now) == view
             if is_still:  # else the job has ended meanwhile
                 logger.error(
                     "Worker %s uses %s, more than the hard limit of %s; killing it",
