@@ -17,7 +17,7 @@ from qml_mp.child.source import NamedProgram, PickledProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_web_token
-from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.wait import TimeSeen, wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, pidfd_of, reap
 from qml_mp.supervisor.workers.program import command_of
 
@@ -58,8 +58,8 @@ class RemoteSupervisor:
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when the server is ready, or has ended because of a `stop` meanwhile; raise the error it
         reports, or `WorkerBootError`."""
-        deadline = time.monotonic() + timeout_s + _PARTING_S
-        while time.monotonic() < deadline:
+        waited = TimeSeen(time.monotonic())
+        while waited.look(time.monotonic()) < timeout_s + _PARTING_S:
             with self._turn():
                 self._read_status()
             if self._status.startswith(READY):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection
 from datetime import timedelta
 from importlib import import_module
@@ -12,9 +11,10 @@ from json import JSONDecodeError
 from qml_mp import host
 from qml_mp.child.importing import importing
 from qml_mp.child.source import AppFacts, ProgramSource, probe, read_facts
+from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import AppImportError
-from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.wait import TimeSeen, wait_for
 from qml_mp.supervisor.workers.death import how_it_died
 from qml_mp.supervisor.workers.fork import fork_to_ask, kill_and_reap, reap
 from qml_mp.units import format_duration
@@ -30,7 +30,7 @@ def probe_app(source: ProgramSource, *, timeout: timedelta) -> AppFacts:
     """
     # What every app imports, for this child and all workers: it would cost each of them 10 ms and 1.5 MB.
     import_module("qml_mp.app")
-    asked = Probe(source, timeout=timeout)
+    asked = Probe(source, timeout=timeout, clock=SystemClock())
     try:
         while (facts := asked.look()) is None:
             wait_for(asked.fds, until=asked.next_at())
@@ -43,11 +43,14 @@ class Probe:
     """The child, from its fork on. Look at it whenever one of its `fds` is readable or `next_at` has
     passed, until it has given the facts or raised; nothing here waits, save `end`."""
 
-    def __init__(self, source: ProgramSource, *, timeout: timedelta, own_fds: Collection[int] = ()) -> None:
+    def __init__(
+        self, source: ProgramSource, *, timeout: timedelta, clock: Clock, own_fds: Collection[int] = ()
+    ) -> None:
         """Forks; `own_fds` are the parent's, which the child closes. Raises `OSError` when the system has
         no room for a process."""
         self._label = source.label
         self._timeout = timeout
+        self._clock = clock
         self._said = bytearray()
         self._is_open = True
         self.files: frozenset[str] = frozenset()
@@ -58,7 +61,7 @@ class Probe:
                 return probe(source)
 
         self._reading, self._child = fork_to_ask(facts, own_fds=own_fds)
-        self._deadline = time.monotonic() + timeout.total_seconds()
+        self._taken = TimeSeen(clock.monotonic())
         self._is_late = False
         self._has_ended = False
 
@@ -71,15 +74,15 @@ class Probe:
 
     def next_at(self) -> float:
         """When to look although nothing is readable."""
-        soon = time.monotonic() + _LOOK_EVERY_S
-        return soon if self._is_late or self._child.pidfd is None else self._deadline
+        return self._clock.monotonic() + _LOOK_EVERY_S
 
     def look(self) -> AppFacts | None:
         """The facts; None: not yet. Raises `AppImportError` when there will be none."""
         self._drain()
         process = reap(self._child)
         if process is None:
-            if not self._is_late and time.monotonic() > self._deadline:
+            taken_s = self._taken.look(self._clock.monotonic())
+            if not self._is_late and taken_s > self._timeout.total_seconds():
                 self._is_late = True
                 self._child.kill()
             return None

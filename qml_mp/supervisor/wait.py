@@ -7,6 +7,22 @@ import time
 from collections.abc import Iterable, Mapping
 
 _LONGEST_WAIT_S = 60.0
+_STANDSTILL_S = 1.0
+
+
+class TimeSeen:
+    """How long something has taken, as seen by looks that come several a second. Where they did not, this
+    process stood still (a paused container or machine, say), and what it waits for did so, too."""
+
+    def __init__(self, now: float) -> None:
+        self._looked_at = now
+        self._seconds = 0.0
+
+    def look(self, now: float) -> float:
+        """In seconds, up to this look."""
+        self._seconds += min(now - self._looked_at, _STANDSTILL_S)
+        self._looked_at = now
+        return self._seconds
 
 
 def wait_for(fds: Iterable[int], *, until: float) -> frozenset[int]:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
 from signal import SIGKILL
 
+import pytest
+
+from qml_mp.child.source import NamedProgram
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.events.emitter import new_emitter
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.workers.boots import Boots
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.unit.hand_clock import HandClock
 from tests.unit.stand_ins import stand_in
+from tests.until import wait_until
 
 TOO_SLOW = "It was not ready in time (boot_timeout) and was killed."
 DEATH = Death(
@@ -51,6 +59,31 @@ def test_first_workers_that_all_boot_too_slowly_are_told_as_that() -> None:
             boots.failed(worker, DEATH, old_works_on=False)
 
     assert boots.error == f"5 workers in a row died while booting. {TOO_SLOW}"
+
+
+def test_code_that_is_looked_at_is_not_too_slow_because_everything_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: HandClock
+) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "gated_app.py").write_text(
+        "from pathlib import Path\n"
+        "from qml_mp import QmlApp\n"
+        "from tests.until import wait_at\n"
+        f"wait_at(Path({str(gate)!r}))\n"
+        "app = QmlApp('memory://')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = Probe(NamedProgram(spec="gated_app:app"), timeout=timedelta(minutes=1), clock=clock)
+
+    with ExitStack() as stack:
+        stack.callback(asked.end)
+        asked.look()
+        clock.seconds += 3600  # as of a container that was paused
+        asked.look()
+        gate.touch()
+        facts = wait_until(asked.look, what="what the app gives")
+
+    assert facts.url == "memory://"
 
 
 def test_the_pause_doubles_up_to_its_longest_and_stays_there_for_ever() -> None:

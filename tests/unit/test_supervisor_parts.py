@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.embedding.log_format import JsonFormatter
+from qml_mp.embedding.remote import READY, RemoteSupervisor
 from qml_mp.errors import ConfigurationError, StorageUnavailable, WorkerBootError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
@@ -105,7 +107,7 @@ def one_more_thread() -> Iterator[threading.Thread]:
 def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
     """One of the pool, that this process stands for, and the reading end of its pipe."""
     reading, worker = stand_in(
-        number=number, slots=pool.slots, ended=pool.ended.region(0), forked_at=time.monotonic()
+        number=number, slots=pool.slots, ended=pool.ended.region(0), forked_at=pool._clock.monotonic()
     )
     pool._workers["w"] = worker
     return reading, worker
@@ -551,6 +553,24 @@ def hooked_methods(storage: Storage) -> set[str]:
     return set(hooks_of(storage, "work", "old", "new"))
 
 
+def test_a_host_waits_on_for_a_server_that_is_not_ready_because_everything_stood_still(
+    clock: HandClock, sleeping: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(_: object, *, until: float) -> None:
+        clock.seconds = until if clock.seconds else 3600.0
+        if clock.seconds > 3600:
+            os.write(its_end, READY.encode())
+
+    monkeypatch.setattr("qml_mp.embedding.remote.time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr("qml_mp.embedding.remote.wait_for", wait)
+    (status_fd, its_end), (reading, host_fd) = os.pipe(), os.pipe()
+
+    RemoteSupervisor(sleeping, host_fd=host_fd, status_fd=status_fd).wait_until_ready(60)
+
+    for fd in (status_fd, its_end, reading, host_fd):
+        os.close(fd)
+
+
 def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeRun) -> None:
     pool = run_of(1).pool
     reading, worker = a_worker(pool, number=2)
@@ -563,6 +583,26 @@ def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeR
     pool.turn()
 
     assert (was_told, worker.leaving) == (False, True)
+    os.close(reading)
+    worker.channels.close()
+
+
+def test_workers_that_boot_are_not_too_slow_because_everything_stood_still(
+    run_of: MakeRun, clock: HandClock, sleeping: Child
+) -> None:
+    pool = run_of(1, clock).pool
+    reading, worker = a_worker(pool, number=1)
+    worker.child = sleeping
+    pool.turn()
+
+    clock.seconds += 3600  # as of a container that was paused
+    pool.turn()
+    was_too_slow = worker.is_too_slow
+    for _ in range(70):
+        clock.seconds += 1
+        pool.turn()
+
+    assert (was_too_slow, worker.is_too_slow) == (False, True)
     os.close(reading)
     worker.channels.close()
 

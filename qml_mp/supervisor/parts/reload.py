@@ -198,7 +198,12 @@ class Reload(Part):
         everyone = self._run.everyone
         self._begun_at = self._run.clock.now()
         everyone.before_fork()
-        return Probe(self._source, timeout=self._run.config.boot_timeout, own_fds=everyone.own_fds())
+        return Probe(
+            self._source,
+            timeout=self._run.config.boot_timeout,
+            clock=self._run.clock,
+            own_fds=everyone.own_fds(),
+        )
 
     def _take_over(self, facts: AppFacts) -> None:
         queues = self._newest.queues

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 
 from qml_mp.child.source import ProgramSource
@@ -18,6 +18,7 @@ from qml_mp.ipc.stack import STACK_SIGNAL, LastStack, empty, read_last_stack, re
 from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.wait import TimeSeen
 from qml_mp.supervisor.workers.channels import Channels
 from qml_mp.supervisor.workers.fork import Child, reap
 from qml_mp.supervisor.workers.ladder import Plan, Rung
@@ -52,7 +53,7 @@ class WorkerProcess:
     slots: SlotTable
     index: int
     """Of its slot."""
-    forked_at: float
+    forked_at: InitVar[float]
     ready_at: float | None = field(default=None, init=False)
     """Since when it is known to be ready; `has_booted` is the fact."""
     is_too_slow: bool = field(default=False, init=False)
@@ -90,6 +91,9 @@ class WorkerProcess:
     """The claim for which it was sent SIGTERM last, and why."""
     _stack_asked_in: ClaimKey | None = field(default=None, init=False)
     """The claim that it had in hand when it was asked for its stack last."""
+
+    def __post_init__(self, forked_at: float) -> None:
+        self._booting = TimeSeen(forked_at)
 
     def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
@@ -273,8 +277,8 @@ class WorkerProcess:
             self.killed_for = CancelReason.SHUTDOWN
 
     def end_slow_boot(self, now: float, *, limit: timedelta) -> None:
-        """Kill it when it should have been ready by now; once."""
-        if self.is_too_slow or now - self.forked_at <= limit.total_seconds():
+        """Kill it when it should have been ready by now; once. To be asked while it is not."""
+        if self.is_too_slow or self._booting.look(now) <= limit.total_seconds():
             return
         logger.error("Worker %s is not ready after %s; killing it", self.number, format_duration(limit))
         self.is_too_slow = True
