@@ -132,7 +132,9 @@ class Supervisor:
         self._parts.guardian.start_if_missing()
         pool.spawn_workers()
         self._parts.reload.start_if_asked()
-        if pool.boots.was_ever_ready or pool.size == 0:
+        if pool.size == 0:
+            pool.boots.none_is_wanted()
+        if pool.boots.was_ever_ready:
             self._parts.host.tell_ready()
         for process in self._parts.side_processes:
             process.start_if_missing()

@@ -702,6 +702,40 @@ def test_a_start_that_ends_as_a_worker_cannot_boot_has_failed_also_if_another_is
     assert isinstance(run.stop.error, WorkerBootError)
 
 
+def test_a_server_that_has_worked_without_workers_goes_on_where_the_first_cannot_boot(
+    run_of: MakeRun,
+) -> None:
+    run = run_of(0)
+    run.pool.boots.none_is_wanted()
+
+    run.pool.resize(1)
+    run.pool.boots.error = "No module named 'no_such_library'"
+    Reaper(run, settling=SettleLoop(run)).turn()
+    trouble = run.pool.trouble()
+    run.pool.boots.none_is_wanted()  # again
+
+    assert not run.stop.has_begun
+    assert trouble == "New workers cannot boot: No module named 'no_such_library'"
+    assert run.pool.trouble() is None
+
+
+def test_a_server_that_has_worked_without_workers_goes_on_where_a_thread_keeps_any_from_following(
+    run_of: MakeRun, one_more_thread: threading.Thread, clock: HandClock
+) -> None:
+    run = run_of(0, clock)
+    run.pool.boots.none_is_wanted()
+    guardian = Guardian(run)
+
+    guardian.start_if_missing()
+    run.pool.resize(1)
+    for _ in range(10):
+        clock.seconds += 5  # past each pause
+        run.pool.spawn_workers()
+
+    assert "a handler's thread" in str(guardian.trouble())
+    assert "a handler's thread" in str(run.pool.trouble())
+
+
 def test_a_thread_that_begins_once_workers_were_ready_keeps_others_from_following_and_ends_no_server(
     run_of: MakeRun, one_more_thread: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,8 +36,11 @@ class Boots:
     def __init__(self, events: Emitter) -> None:
         self._events = events
         self.was_ever_ready = False
+        """Or none was wanted for a while."""
+        self._may_lack_all = False
+        """The server has worked without workers, and does so again where none can follow."""
         self.error: str | None = None
-        """Of the newest worker that could not boot; None again once one is ready."""
+        """Of the newest worker that could not boot; None again once one is ready, or none is wanted."""
         self.useless = 0
         """Workers in a row that died before they were ready, or idle soon after."""
         self.is_over = False
@@ -76,6 +79,11 @@ class Boots:
         self._is_anew = True
         if self.was_ever_ready:
             self.error = None
+
+    def none_is_wanted(self) -> None:
+        """The server works without workers."""
+        self.was_ever_ready = self._may_lack_all = True
+        self.error = None
 
     def memory_limit(self, config: ServerConfig) -> int | None:
         """Bytes that a worker which is forked now must not use before its first job, or it does not boot. Of
@@ -117,13 +125,13 @@ class Boots:
         logger.error("Cannot fork worker %s: %s; will try again", number, error)
 
     def was_barred(self, error: str, now: float) -> bool:
-        """A worker could not be forked because of threads of this process. Whether no other will be: such a
-        thread may end again, unless it was there before the first worker."""
+        """A worker could not be forked because of threads of this process. Whether a server without workers
+        has to end of that: such a thread may end again, unless it was there before the first worker."""
         self.was_useless(now)
         if self.was_ever_ready and self.useless < _BARRED_TRIES:
             return False
         self._note(self.error or error, old_ones_stay=False)  # once, whatever threads are named now
-        return True
+        return not self._may_lack_all
 
     def allow_another(self, now: float, *, booting: int) -> bool:
         """Whether one more may be forked now, while `booting` are on their way."""

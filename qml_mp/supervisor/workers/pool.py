@@ -266,19 +266,11 @@ class WorkerPool(Part):
         self._room.check()
         self._spawned += 1
         worker = spawn_worker(
-            self._spec,
-            number=number,
+            self._spec, number=number, slots=self.slots, ended=self.ended, bell=self.bell, turns=self._turns,
             worker_id=new_worker_id(self._spec.server_id, number=number, nth=self._spawned),
-            slots=self.slots,
-            ended=self.ended,
-            bell=self.bell,
-            turns=self._turns,
-            index=self._free_slot(),
-            own_fds=self._everyone.own_fds(),
-            now=self._clock.monotonic(),
-            paused=self.paused,
-            memory_limit=self.boots.memory_limit(self._spec.config),
-        )
+            index=self._free_slot(), own_fds=self._everyone.own_fds(), now=self._clock.monotonic(),
+            paused=self.paused, memory_limit=self.boots.memory_limit(self._spec.config),
+        )  # fmt: skip
         self._workers[worker.worker_id] = worker
         self.totals.follow(worker.worker_id, worker.channels.ended.counts)
         self._untold.append(worker)
