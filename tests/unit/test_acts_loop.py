@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.signals import StackDump
 from qml_mp.supervisor.run import Run
 from tests.storage.helpers import DONE, KEEP, claim_new
+from tests.unit.stand_ins import stand_in_of
 
 
 class Losing:
@@ -235,12 +235,17 @@ def test_what_was_asked_under_an_id_that_was_declared_dead_is_forgotten(
     assert act_in(storage, request).state is ActState.UNFINISHED
 
 
+def begin_drain(storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop) -> None:
+    ask(storage, run, ActKind.DRAIN)
+    loop.run(storage)
+    desk.take_new()
+
+
 def test_a_drain_waits_for_the_claims_that_storage_knows_of(
     storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
 ) -> None:
-    run.pool = [idle_worker(Activity.IDLE)]  # type: ignore[assignment]
     claim = claim_new(storage, server=run.registration.id, worker="w")
-    ask(storage, run, ActKind.DRAIN)
+    begin_drain(storage, run, desk, loop)
     loop.run(storage)
     held = desk.is_empty
     storage.finish(claim, DONE, retention=KEEP)
@@ -250,18 +255,84 @@ def test_a_drain_waits_for_the_claims_that_storage_knows_of(
     assert (held, desk.is_empty) == (False, True)
 
 
-def test_a_drain_waits_for_a_worker_that_asks_for_a_job(
+def test_a_drain_that_was_taken_and_not_begun_is_not_done(
     storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
 ) -> None:
-    run.pool = [idle_worker(Activity.FETCHING)]  # type: ignore[assignment]
+    """Its workers may still claim, and storage has answered before they have."""
     ask(storage, run, ActKind.DRAIN)
-    loop.run(storage)
-    while_it_asks = desk.is_empty
-    run.pool = [idle_worker(Activity.IDLE)]  # type: ignore[assignment]
 
     loop.run(storage)
+    was_empty = desk.is_empty
+    desk.take_new()
+    loop.run(storage)
+
+    assert (was_empty, desk.is_empty) == (False, True)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "just booted"])
+def test_a_drain_waits_for_a_worker_that_asks_for_a_job(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop, is_known: bool
+) -> None:
+    begin_drain(storage, run, desk, loop)
+    with stand_in_of(run) as worker:
+        slot = worker.slots.writer(0)
+        slot.show_ready()
+        if is_known:
+            worker.note_ready(0.0)
+            worker.look(0.0)
+        slot.show(SlotView(activity=Activity.FETCHING))
+        loop.run(storage)
+        while_it_asks = desk.is_empty
+        slot.show(SlotView(activity=Activity.IDLE))
+
+        loop.run(storage)
 
     assert (while_it_asks, desk.is_empty) == (False, True)
+
+
+def test_a_drain_waits_until_each_worker_has_read_that_claims_are_paused(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    begin_drain(storage, run, desk, loop)
+    with stand_in_of(run) as worker:
+        worker.slots.writer(0).show_ready()
+        worker.note_ready(0.0)
+        worker.look(0.0)
+        worker.pause()
+
+        loop.run(storage)
+
+    assert not desk.is_empty
+
+
+def test_a_drain_does_not_wait_for_a_worker_that_is_on_its_way_out(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    """It may export its spans yet, and reads nothing any more."""
+    begin_drain(storage, run, desk, loop)
+    with stand_in_of(run) as worker:
+        slot = worker.slots.writer(0)
+        slot.show_ready()
+        worker.note_ready(0.0)
+        slot.show(SlotView(activity=Activity.LEAVING))
+        worker.pause()
+
+        loop.run(storage)
+
+    assert desk.is_empty
+
+
+def test_a_drain_does_not_wait_for_a_worker_that_boots(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    """It reads that claims are paused before its first."""
+    begin_drain(storage, run, desk, loop)
+    with stand_in_of(run) as worker:
+        worker.pause()
+
+        loop.run(storage)
+
+    assert desk.is_empty
 
 
 @pytest.mark.parametrize(
@@ -285,12 +356,6 @@ def test_a_reload_says_what_is_not_new_of_the_code_that_the_new_workers_run(
     done = ReloadAnswer(began_at=0.0, state=ReloadState.DONE, workers=2, replaced=2, code=code)
 
     assert acts._of_reload(done) == Answer(state=ActState.DONE, said=f"2 workers replaced{said}")
-
-
-def idle_worker(activity: Activity) -> SimpleNamespace:
-    """A worker without a job."""
-    view = SlotView(activity=activity)
-    return SimpleNamespace(is_ready=True, is_idle=True, worker_id="w", last=view)
 
 
 def test_what_was_done_and_not_told_is_told_by_the_servers_leaving(

@@ -13,11 +13,13 @@ from datetime import timedelta
 from qml_mp import failpoints
 from qml_mp.core.acts import Act, ActKind, ActState
 from qml_mp.core.answers import WorkerStack
+from qml_mp.ipc.pipe import holds_messages
 from qml_mp.ipc.slot import Activity
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _LOOK_AGAIN_S = 0.5  # at claims that are left of a server whose workers are all idle
 
@@ -100,8 +102,10 @@ class ActDesk:
 
     @property
     def wants_empty(self) -> bool:
-        """Whether somebody waits for the end of what was claimed."""
-        return not self.is_empty and any(act.what == ActKind.DRAIN for act in self._in_hand.values())
+        """Whether somebody waits for the end of what was claimed, and claims are paused for that by now: what
+        storage says before may be about to change."""
+        is_asked = any(act.what == ActKind.DRAIN for act in self._in_hand.values())
+        return is_asked and not (self.is_empty or self.has_new)
 
 
 class ActsLoop(Loop):
@@ -151,13 +155,16 @@ class ActsLoop(Loop):
                 self._desk.forget(act)
 
     def _may_be_empty(self) -> bool:
-        """Whether it is worth asking: no worker shows anything, and no dead one has left anything. One that
-        asks for a job may not know yet that claims are paused."""
-        return (
-            self._desk.wants_empty
-            and not self._settling.count
-            and all(
-                not worker.is_ready or (worker.is_idle and worker.last.activity is not Activity.FETCHING)
-                for worker in self._run.pool
-            )
-        )
+        """Whether it is worth asking: no dead worker has left anything, and none that lives can claim."""
+        is_settled = self._desk.wants_empty and not self._settling.count
+        return is_settled and all(map(self._claims_nothing, self._run.pool))
+
+    def _claims_nothing(self, worker: WorkerProcess) -> bool:
+        """Whether it has no job, and begins none while claims are paused: it has read that they are, which it
+        does not do between its last look at that and its claim. One that boots reads it before its first; one
+        that is on its way out reads nothing any more."""
+        if not worker.has_booted:
+            return True
+        has_read = not holds_messages(worker.channels.pipe_fd)
+        activity = worker.look(self._run.clock.monotonic()).activity
+        return activity is Activity.LEAVING or (has_read and activity is Activity.IDLE)
