@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 from collections.abc import Callable, Iterator
@@ -95,6 +96,21 @@ def test_a_worker_that_died_in_its_first_job_before_anybody_looked_was_ready(
     assert death.was_busy
     assert not death.was_orderly
     assert pool.boots.useless == 0  # its replacement need not wait
+
+
+@pytest.mark.fault(60)
+def test_the_next_ready_worker_does_not_end_the_row_of_those_that_died_idle(pool: WorkerPool) -> None:
+    pool.spawn_workers()
+    (worker,) = pool
+    wait_until(lambda: worker.has_booted)
+    os.kill(worker.child.pid, signal.SIGKILL)
+
+    assert select.select(pool.fds(), [], [], 60)[0]
+    (death,) = pool.reap()
+    pool.boots.succeeded()
+
+    assert not death.was_busy
+    assert pool.boots.useless == 1
 
 
 @pytest.mark.fault(10)

@@ -98,3 +98,43 @@ def test_the_pause_doubles_up_to_its_longest_and_stays_there_for_ever() -> None:
     assert set(pauses[5:]) == {4.5}
     assert not boots.allow_another(104.0, booting=0)
     assert boots.allow_another(104.5, booting=0)
+
+
+def test_the_pause_doubles_for_workers_that_die_idle_each_soon_after_it_was_ready() -> None:
+    boots = Boots(new_emitter())
+    pauses, troubles = list[float](), list[str | None]()
+
+    for _ in range(6):
+        boots.succeeded()
+        boots.was_useless(100.0, was_ready=True)
+        pauses.append(boots.next_at() - 100.0)
+        troubles.append(boots.trouble())
+
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 4.5, 4.5]
+    assert troubles[:4] == 4 * [None]
+    assert troubles[4] == "Workers die soon after they are ready, without a job; the log says how"
+
+
+def test_the_pause_ends_with_a_worker_that_came_later_and_lives_on() -> None:
+    boots = Boots(new_emitter())
+
+    boots.was_useless(100.0, was_ready=True)
+    boots.succeeded()
+    boots.was_of_use(ready_at=99.0)
+    before = boots.useless
+    boots.was_of_use(ready_at=101.0)
+
+    assert (before, boots.useless) == (1, 0)
+
+
+def test_threads_that_bar_a_fork_last_where_they_do_so_again_and_again_whatever_died_before() -> None:
+    boots = Boots(new_emitter())
+    for _ in range(4):
+        boots.succeeded()
+        boots.was_useless(100.0, was_ready=True)
+
+    lasting = [boots.was_barred("a thread", 100.0) for _ in range(4)]
+    boots.was_useless(100.0)  # one was forked
+    lasting += [boots.was_barred("a thread", 100.0) for _ in range(5)]
+
+    assert lasting == [*8 * [False], True]

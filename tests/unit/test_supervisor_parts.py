@@ -607,6 +607,55 @@ def test_workers_that_boot_are_not_too_slow_because_everything_stood_still(
     worker.channels.close()
 
 
+@pytest.mark.parametrize(("activity", "jobs_done"), [(Activity.RUNNING, 0), (Activity.IDLE, 1)])
+def test_the_pause_ends_with_a_worker_that_has_had_a_job_however_short_its_life(
+    run_of: MakeRun, clock: HandClock, activity: Activity, jobs_done: int
+) -> None:
+    run = run_of(1, clock)
+    run.pool.boots.was_useless(clock.monotonic() - 1, was_ready=True)
+
+    with stand_in_of(run) as worker:
+        worker.note_ready(clock.monotonic())
+        slot = worker.slots.writer(0)
+        slot.jobs_done = jobs_done
+        slot.show(SlotView(activity=activity))
+        run.pool.turn()
+
+    assert run.pool.boots.useless == 0
+
+
+def test_workers_that_died_soon_are_no_trouble_any_more_where_nobody_wants_others(
+    run_of: MakeRun, clock: HandClock
+) -> None:
+    run, troubles = run_of(2, clock), list[str | None]()
+
+    with stand_in_of(run) as worker:
+        worker.note_ready(clock.monotonic())
+        for _ in range(5):
+            run.pool.boots.was_useless(clock.monotonic(), was_ready=True)
+        for size in (3, 1):
+            run.pool.resize(size)
+            troubles.append(run.pool.trouble())
+
+    assert [trouble is None for trouble in troubles] == [False, True]
+
+
+def test_the_pause_ends_a_second_after_the_worker_that_lives_on_was_ready(
+    run_of: MakeRun, clock: HandClock
+) -> None:
+    run, useless = run_of(1, clock), list[int]()
+    pool = run.pool
+    pool.boots.was_useless(clock.monotonic() - 1, was_ready=True)
+
+    with stand_in_of(run) as worker:
+        worker.note_ready(clock.monotonic())
+        for clock.seconds in (0.9, 1.0):
+            pool.turn()
+            useless.append(pool.boots.useless)
+
+    assert useless == [1, 0]
+
+
 def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop(
     run_of: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,7 +30,8 @@ class Boots:
     later ones each is told once, not at each try.
 
     After a worker that died without having been of use, one worker at a time is tried, after a pause that
-    doubles; the first one that is ready ends it.
+    doubles; the first one that is ready ends it. Where the one before has died soon after that, it has to be
+    of use first: to have had a job, or to have lived on.
     """
 
     def __init__(self, events: Emitter) -> None:
@@ -52,7 +53,11 @@ class Boots:
         self._of_code_before = set[str]()
         """Ids of workers that were on their way when newer code came to be tried: they tell nothing of it."""
         self._not_before = 0.0
+        self._died_ready_at: float | None = None
+        """When the last of the useless ones died, if it had been ready."""
         self._silent_deaths = 0
+        self._bars = 0
+        """The tries in a row, up to the last, that threads have barred."""
 
     def failure(self) -> WorkerBootError | ConfigurationError | None:
         """Why no worker has ever been ready; None: one was, or nothing speaks against it."""
@@ -62,15 +67,29 @@ class Boots:
 
     def trouble(self) -> str | None:
         """Why workers cannot be replaced, on one line."""
-        return in_short("New workers cannot boot", self.error) if self.error and self.was_ever_ready else None
+        if self.error and self.was_ever_ready:
+            return in_short("New workers cannot boot", self.error)
+        if self.useless >= _SILENT_DEATHS and self._died_ready_at is not None:
+            return "Workers die soon after they are ready, without a job; the log says how"
+        return None
 
     def succeeded(self, worker_id: str = "") -> None:
         self.was_ever_ready = True
-        self.useless = 0
-        self._silent_deaths = 0
+        if self._died_ready_at is None:
+            self.useless = 0
+        self._silent_deaths = self._bars = 0
         if not self._was_of_code_before(worker_id):
             self._is_anew = False
             self.error = None
+
+    def was_of_use(self, *, ready_at: float) -> None:
+        """A worker that is ready since then has had a job, or has not died soon after."""
+        if self._died_ready_at is not None and ready_at > self._died_ready_at:
+            self.end_row()
+
+    def end_row(self) -> None:
+        """Nobody misses the useless ones any more."""
+        self.useless, self._died_ready_at = 0, None
 
     def begin_anew(self, booting: Iterable[str] = ()) -> None:
         """New code is about to be tried: should the error be the same again, it is told again. `booting` are
@@ -114,8 +133,10 @@ class Boots:
         self._note(text, old_ones_stay=False, is_of_memory=is_of_memory)
         return True
 
-    def was_useless(self, now: float) -> None:
+    def was_useless(self, now: float, *, was_ready: bool = False, bars: int = 0) -> None:
         """A worker died before it was ready, or idle soon after; or it could not be forked."""
+        self._died_ready_at = now if was_ready else None
+        self._bars = bars
         self._not_before = now + doubled(_FIRST_PAUSE_S, self.useless, longest=_LONGEST_PAUSE_S)
         self.useless += 1
 
@@ -127,8 +148,8 @@ class Boots:
     def was_barred(self, error: str, now: float) -> bool:
         """A worker could not be forked because of threads of this process. Whether a server without workers
         has to end of that: such a thread may end again, unless it was there before the first worker."""
-        self.was_useless(now)
-        if self.was_ever_ready and self.useless < _BARRED_TRIES:
+        self.was_useless(now, bars=self._bars + 1)
+        if self.was_ever_ready and self._bars < _BARRED_TRIES:
             return False
         self._note(self.error or error, old_ones_stay=False)  # once, whatever threads are named now
         return not self._may_lack_all

@@ -93,9 +93,11 @@ class WorkerPool(Part):
             if worker.number > self.size:
                 worker.leave()  # again while its pipe is full
             self.busy_at = max(self.busy_at, worker.busy_at)
-            if worker.is_ready:
+            if worker.ready_at is not None:
                 if worker.last.used_up and not worker.leaving:
                     self.replacing.ask_for(worker.worker_id)
+                if worker.is_busy or worker.last.jobs_done or now - worker.ready_at >= _SHORT_LIFE_S:
+                    self.boots.was_of_use(ready_at=worker.ready_at)
             elif not worker.has_booted:
                 worker.end_slow_boot(now, limit=self._spec.config.boot_timeout)
         self._note_booted()
@@ -133,6 +135,8 @@ class WorkerPool(Part):
         """Have `size` workers from now on; those beyond it are soon told to finish their job and leave."""
         # One slot is for a replacement that boots.
         self._configure(worker_count=max(0, min(size, self.slots.capacity - 1, MOST_WORKERS)))
+        if not self._missing():
+            self.boots.end_row()
 
     def spawn_workers(self) -> None:
         """Fork workers until every number is filled, then a replacement if one is wanted, as fast as
@@ -307,6 +311,6 @@ class WorkerPool(Part):
             if self.boots.failed(worker, death, old_works_on=old_works_on) and old_works_on:
                 self.replacing.give_up()
         if not death.was_orderly and not death.was_busy and now - (worker.ready_at or now) < _SHORT_LIFE_S:
-            self.boots.was_useless(now)
+            self.boots.was_useless(now, was_ready=worker.is_ready)
         self._events.emit(death.stopped())
         return death
