@@ -656,6 +656,18 @@ def test_the_pause_ends_a_second_after_the_worker_that_lives_on_was_ready(
     assert useless == [1, 0]
 
 
+def test_a_slot_is_free_for_another_worker_after_all_others_whichever_of_them_are_taken(
+    run_of: MakeRun,
+) -> None:
+    """What a dead worker has left there is the guardian's as long as possible."""
+    run, others = run_of(1), range(1, 65)
+
+    with stand_in_of(run):  # in the first slot
+        given = [run.pool._free_slot() for _ in range(128)]
+
+    assert given == [*others, *others]
+
+
 def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop(
     run_of: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

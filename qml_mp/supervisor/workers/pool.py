@@ -55,6 +55,7 @@ class WorkerPool(Part):
         """When a worker was last seen with a job in hand."""
         self._workers: dict[str, WorkerProcess] = {}
         self._spawned = 0
+        self._newest_index = 0
         self._untold: list[WorkerProcess] = []  # started a moment ago
         self.replacing = Replacing()
         self._room = Room(clock)
@@ -284,8 +285,9 @@ class WorkerPool(Part):
         """Each in turn, because what a dead worker has left in its slot is the guardian's should this process
         die before it has settled that."""
         taken, capacity = {worker.index for worker in self}, self.slots.capacity
-        in_turn = ((self._spawned + number) % capacity for number in range(capacity))
-        return next(index for index in in_turn if index not in taken)
+        in_turn = ((self._newest_index + step) % capacity for step in range(1, capacity + 1))
+        self._newest_index = next(index for index in in_turn if index not in taken)
+        return self._newest_index
 
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
