@@ -25,7 +25,7 @@ from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, finish_and_fetch, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
-DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
+DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9))
 HASTE = timedelta(seconds=0.3)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 

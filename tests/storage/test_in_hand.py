@@ -78,4 +78,4 @@ def test_that_one_of_them_is_history_by_then_does_not_make_the_other_the_guilty_
     storage.finish(claims[0], Release(reason="by somebody else"), retention=KEEP)
     not_kept = {claim.key: NOT_KEPT for claim in claims[:2]}
 
-    assert charged(storage, claims, uncounted=not_kept, slot=None) == []
+    assert charged(storage, claims, uncounted=not_kept) == []

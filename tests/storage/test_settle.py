@@ -209,7 +209,6 @@ def worker_that_ended(claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> E
         worker_id="w-1",
         number=1,
         process=ProcessFacts(pid=4242, signal=9),
-        slot=None,
         ended=ended,
         uncounted=uncounted,
     )

@@ -25,7 +25,7 @@ from tests.until import wait_until
 
 TOO_SLOW = "It was not ready in time (boot_timeout) and was killed."
 DEATH = Death(
-    worker_id="w", number=1, process=ProcessFacts(pid=4242, signal=SIGKILL), slot=None,
+    worker_id="w", number=1, process=ProcessFacts(pid=4242, signal=SIGKILL),
     killed_for=CancelReason.SHUTDOWN, is_too_slow=True,
 )  # fmt: skip
 

@@ -134,7 +134,7 @@ def settling(
 
         monkeypatch.setattr(storage, "deregister_worker", remove_slowly)
         for worker_id in workers:
-            settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1), slot=None))
+            settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1)))
         return settling
 
     return make
@@ -194,7 +194,7 @@ def test_a_dead_worker_that_cannot_be_settled_is_told_as_a_loop_that_fails(
         )
     settling = SettleLoop(run)
     for worker_id in (refused, other):
-        settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1), slot=None))
+        settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1)))
     loops, reports = table(settling), ServerReports(run, loops=[settling])
     clock.seconds = 5.0
 

@@ -157,7 +157,7 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
         return None
     if not_kept or not death.has_taken:
         return next((claim for claim in left if claim.key in not_kept), None)
-    shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
+    shown = [claim for claim in left if death.slot.key == claim.key]
     is_the_only_one = len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
 
@@ -199,7 +199,7 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             message = f"The worker process (pid {death.process.pid}) {death.how}."
             if death.oom_killed:
                 message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."
-            if death.slot is not None and death.slot.text:
+            if death.slot.text:
                 message += f" {death.slot.text}"
             error = ErrorInfo(type="WorkerDied", message=message, traceback=stack)
             return judge_crash(
@@ -211,8 +211,8 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
 
 
 def _slot_of(death: Death, claim: Claim) -> SlotView:
-    """What the worker said of this claim: an empty view when it was on another or died writing."""
-    return death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
+    """What the worker said of this claim: an empty view when it was on another."""
+    return death.slot if death.slot.key == claim.key else SlotView()
 
 
 def _failed(

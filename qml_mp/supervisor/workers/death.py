@@ -33,8 +33,8 @@ class Death:
     worker_id: str
     number: int
     process: ProcessFacts
-    slot: SlotView | None
-    """The last thing it said; None when it died saying it."""
+    slot: SlotView = field(default_factory=SlotView)
+    """The last thing that it said whole."""
     killed_for: CancelReason | None = None
     """Why we killed it; None: it died by itself."""
     killed_key: ClaimKey | None = None
@@ -60,7 +60,7 @@ class Death:
 
     def ran_us(self, key: ClaimKey) -> int:
         """How long this claim was in its hands, as far as it has said so."""
-        since_ns = self.slot.since_ns if self.slot is not None and self.slot.key == key else 0
+        since_ns = self.slot.since_ns if self.slot.key == key else 0
         return max(0, self.reaped_ns - since_ns) // 1000 if since_ns else 0
 
     @property
@@ -73,12 +73,12 @@ class Death:
     def was_orderly(self) -> bool:
         """It left as designed and knew of no claim: one that it holds all the same came with a lost reply.
         Its exit code alone does not tell: any job can leave with any."""
-        is_leaving = self.slot is not None and self.slot.activity is Activity.LEAVING
+        is_leaving = self.slot.activity is Activity.LEAVING
         return is_leaving and self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
 
     @property
     def was_busy(self) -> bool:
-        return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
+        return self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
 
     @property
     def how(self) -> str:
@@ -98,12 +98,12 @@ class Death:
             return str(self.killed_for)
         if self.oom_killed:
             return "out_of_memory"
-        if self.slot is not None and self.slot.activity is Activity.CANNOT_BOOT:
+        if self.slot.activity is Activity.CANNOT_BOOT:
             return "cannot_boot"
         return self.process.signal_name or "exit"
 
     def stopped(self) -> WorkerStopped:
-        said = "" if self.slot is None or self.slot.activity is Activity.CANNOT_BOOT else self.slot.text
+        said = "" if self.slot.activity is Activity.CANNOT_BOOT else self.slot.text
         return WorkerStopped(
             worker_id=self.worker_id,
             number=self.number,

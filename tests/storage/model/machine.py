@@ -303,7 +303,7 @@ class StorageMachine(Acting):
         ended |= {claim.key: outcome for claim, outcome in worker.told}
         return Death(
             worker_id=worker.id, number=1, process=ProcessFacts(signal=9), killed_for=killed_for,
-            slot=None if shown is None else SlotView(activity=Activity.RUNNING, key=shown),
+            slot=SlotView() if shown is None else SlotView(activity=Activity.RUNNING, key=shown),
             ended=ended, not_begun=by_fate["ticket"], has_taken=shown is not None or data.draw(st.booleans()),
         )  # fmt: skip
 
@@ -405,7 +405,7 @@ def _key(job: ModelJob) -> ClaimKey:
 def _in_hand(death: Death, held: list[ModelJob]) -> ModelJob | None:
     """The one that was shown, or was taken: the only one that had neither ended nor a ticket."""
     left = [job for job in held if _key(job) not in death.ended and _key(job) not in death.not_begun]
-    shown = [job for job in left if death.slot is not None and death.slot.key == _key(job)]
+    shown = [job for job in left if death.slot.key == _key(job)]
     return next(iter(shown or (left if death.has_taken and len(left) == 1 else ())), None)
 
 
