@@ -113,3 +113,30 @@ def test_while_new_workers_cannot_boot_failures_of_the_old_ones_are_told_though_
     wait_until(lambda: one.log().count("left as told") == 1, what=one.log)
     wait_until(lambda: not hooks_of(storage, "fails"), what=one.log)
     assert one.stop() == 0
+
+
+HANGS = """
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_server_that_had_to_kill_a_call_and_no_job_has_stopped_in_order(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    tells = TELLS.format(told=str(tmp_path / "told")) + HANGS
+    (tmp_path / "hanging_app.py").write_text("import time\n" + FAILS + tells)
+    one = server(
+        "-w", "1", "--shutdown-timeout", "1", app="hanging_app:app", PYTHONPATH=str(tmp_path)
+    ).start()
+    job_id = enqueue(storage, "fails")
+    wait_until(lambda: told(tmp_path) == [[job_id]], what=one.log)
+
+    code = one.stop()
+
+    assert "was killed by SIGKILL" in one.log()
+    assert code == 0

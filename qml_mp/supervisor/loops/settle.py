@@ -132,7 +132,7 @@ class Reaper(Part):
     def turn(self) -> None:
         for death in self._run.pool.reap(stopping=self._run.stop.has_begun):
             self._settling.remember(self._uncharged_if_killed_by_peer(death))
-            if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
+            if death.killed_for is CancelReason.SHUTDOWN and death.was_busy and not death.was_in_hook:
                 self.killed_jobs = True
         failure = self._run.pool.boots.failure()
         if failure is not None and self._run.stop.error is None:

@@ -81,6 +81,11 @@ class Death:
         return self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
 
     @property
+    def was_in_hook(self) -> bool:
+        """What ran was no job, but told of one that had ended or never began."""
+        return self.slot.activity is Activity.RUNNING and self.slot.is_over
+
+    @property
     def how(self) -> str:
         """ "left as told", "was killed by SIGKILL": for people."""
         if not self.was_orderly:
