@@ -63,7 +63,8 @@ def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     page = Page(site_of(request))
     if error.status_code == 404:
-        return page(request, 404, "There is no such page here.")
+        said = error.detail if error.detail != "Not Found" else "There is no such page here."
+        return page(request, 404, said)
     if error.status_code == 405:
         sentence = (
             "This address changes something, which needs POST from the page itself; nothing was changed."

@@ -133,4 +133,5 @@ def test_a_job_keeps_by_whom_it_was_cancelled_whatever_screen_that_was_on(
         f"cancelled on the page by {act.by.who}"
     ] * 2
     assert "cancel job" in visitor.get(f"/audit/{act.id}").text
-    assert visitor.get("/audit/none").status_code == 404
+    missing = visitor.get("/audit/none")
+    assert (missing.status_code, "deleted with the old ones" in missing.text) == (404, True)
