@@ -263,6 +263,8 @@ def test_a_claim_by_a_plan_that_is_older_than_the_jobs_reads_what_it_takes(
         (QUERIES.waits.ended, {"ids": []}, "jobs"),
         (QUERIES.bulk.retry, {"ids": [], "until": DELETED["until"], "channel": "c"}, "jobs"),
         (QUERIES.bulk.delete, DELETED, "jobs"),
+        (QUERIES.claims.lock, {"ids": []}, "jobs"),
+        (QUERIES.failures.note_all, {"ids": []}, "jobs"),
         (
             QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False),
             WHOLE | {"limit": 20},
@@ -273,12 +275,13 @@ def test_a_claim_by_a_plan_that_is_older_than_the_jobs_reads_what_it_takes(
         (QUERIES.lost_attempts.end, {"worker_id": "w", "ids": [], "claim_seqs": [1] * 20}, "lost_attempts"),
         (QUERIES.history.forget, {"older_than": timedelta(days=7), "limit": 20}, "history"),
     ],
-    ids=["ended", "retried", "deleted", "page", "callback", "lost attempts", "told attempts", "history"],
+    ids=["ended", "retried", "deleted", "claims", "noted", "page", "callback", "lost", "told", "history"],
 )
 def test_what_is_looked_up_by_a_plan_that_is_older_than_the_rows_is_read_alone(
     empty_session: psycopg.Connection, postgres_url: str, query: str, params: Values, table: str
 ) -> None:
     _add_worker(empty_session, EMPTY)
+    empty_session.execute(f"INSERT INTO {EMPTY}.failure_hooks VALUES ('work', true, false)")
 
     plan = planned_when_empty(empty_session, postgres_url, query, params, table=table)
 
@@ -296,8 +299,8 @@ def planned_when_empty(
     run = prepared(session, url, query, params, schema=EMPTY)
     run(params)
     if table == "jobs":
-        state = "enqueued" if "worker_id" in params else "failed"
-        _add_jobs(session, EMPTY, state=state, number=2000)
+        state = "processing" if query == QUERIES.claims.lock else "failed"
+        _add_jobs(session, EMPTY, state="enqueued" if "worker_id" in params else state, number=2000)
     else:
         rows = {"failure_callbacks": CALLBACKS, "lost_attempts": LOST_ATTEMPTS, "history": HISTORY}[table]
         session.execute(f"INSERT INTO {EMPTY}.{table} {rows.format(number=2000, at='now()')}")

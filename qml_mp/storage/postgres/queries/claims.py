@@ -266,10 +266,10 @@ CLAIMS: Final = ClaimQueries(
     of_server=f"{_OF_SERVER} ORDER BY j.started_at, j.id",
     # FOR UPDATE waits for a finish that is under way; the claim is then finished and not released.
     lock_of_server=f"{_OF_SERVER} ORDER BY j.id FOR UPDATE",
-    # FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
+    # FOR UPDATE: a cancel after this read waits, and finds the job not running. The state as in `bulk.retry`.
     lock="""
         SELECT id, claim_seq, worker_id, cancel_reason FROM {s}.jobs
-        WHERE id = ANY(%(ids)s::text[]) AND state = 'processing' ORDER BY id FOR UPDATE
+        WHERE id = ANY(%(ids)s::text[]) AND state || '' = 'processing' ORDER BY id FOR UPDATE
     """,
     succeed=f"WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, {COUNT}",
     succeed_and_tell=f"""

@@ -11,10 +11,11 @@ _FREE: Final = """
     AND (c.due_at <= now()
          OR (c.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = c.taken_by)))
 """
+# The state is written so that no index has a part in it, as in `bulk`.
 _NOTE: Final = """
     INSERT INTO {{s}}.failure_callbacks (job_id, claim_seq, method, due_at)
     SELECT j.id, j.claim_seq, j.method, now() FROM {{s}}.jobs AS j
-    WHERE {which} AND j.state = 'failed'
+    WHERE {which} AND j.state || '' = 'failed'
       AND EXISTS (SELECT FROM {{s}}.failure_hooks AS hook WHERE hook.method = j.method AND hook.calls)
     ON CONFLICT (job_id, claim_seq) DO NOTHING
 """
