@@ -82,6 +82,7 @@ DELETED = {
     "ids": [], "until": datetime(9999, 12, 30, tzinfo=UTC), "states": ["failed"], "reason": "not wanted",
     "ttl": timedelta(hours=1), "ended_channel": "ended",
 }  # fmt: skip
+FAILED = JobFilter(states=[StateName.FAILED, StateName.AWAITING_RETRY])
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +291,25 @@ def test_what_is_looked_up_by_a_plan_that_is_older_than_the_rows_is_read_alone(
     assert not any("Rows Removed by Filter" in line for line in plan), plan
 
 
+@pytest.mark.parametrize(
+    "query",
+    [QUERIES.monitoring.failure_kinds(FAILED), QUERIES.monitoring.failure_kinds_among(FAILED)],
+    ids=["all", "up to a number"],
+)
+def test_failures_by_kind_are_read_in_their_index_also_by_a_plan_that_is_older_than_they_are(
+    empty_session: psycopg.Connection, postgres_url: str, query: str
+) -> None:
+    since, until = WHOLE["older_at"], WHOLE["newer_at"]
+    wanted = {"since": since, "until_time": until, "most": 20, "limit": 50, "newest_first": False}
+
+    plan = planned_when_empty(empty_session, postgres_url, query, wanted, table="jobs")
+
+    scans = [line for line in plan if " using " in line and "never executed" not in line]
+    examples = [line for line in scans if "jobs_pkey" in line]
+    assert [_rows(line) * _loops(line) for line in examples] == [3], plan
+    assert all("jobs_failures" in line for line in scans if line not in examples), plan
+
+
 def planned_when_empty(
     session: psycopg.Connection, url: str, query: str, params: Values, *, table: str
 ) -> list[str]:
@@ -301,6 +321,8 @@ def planned_when_empty(
     if table == "jobs":
         state = "processing" if query == QUERIES.claims.lock else "failed"
         _add_jobs(session, EMPTY, state="enqueued" if "worker_id" in params else state, number=2000)
+        ended = "finished_at = created_at, last_error_key = priority"
+        session.execute(f"UPDATE {EMPTY}.jobs SET {ended} WHERE state = 'failed'")
     else:
         rows = {"failure_callbacks": CALLBACKS, "lost_attempts": LOST_ATTEMPTS, "history": HISTORY}[table]
         session.execute(f"INSERT INTO {EMPTY}.{table} {rows.format(number=2000, at='now()')}")
@@ -472,11 +494,10 @@ def test_lists_and_counts_of_failures_read_indexes_alone(
 
     listed = explained(own_session, postgres_url, query, WHOLE | {"limit": 51}, generic=True, schema=OWN)
     own_session.execute("DEALLOCATE ALL")
-    states = JobFilter(states=[StateName.FAILED, StateName.AWAITING_RETRY])
     kinds = explained(
         own_session,
         postgres_url,
-        QUERIES.monitoring.failure_kinds(states),
+        QUERIES.monitoring.failure_kinds(FAILED),
         {"limit": 50, "newest_first": False},
         generic=True,
         schema=OWN,

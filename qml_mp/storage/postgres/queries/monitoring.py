@@ -21,6 +21,8 @@ _NEWEST: Final = """
      WHERE state = '{state}' AND last_error_key {is_the_kind} AND {failed_at} = kinds.last_at
        AND {filter} LIMIT 1)
 """
+# LIMIT: each is looked up by itself, however many kinds the planner expects.
+_EXAMPLE: Final = "SELECT * FROM {{s}}.jobs WHERE id = {id} LIMIT 1"
 
 
 def _failure_kinds(where: JobFilter) -> str:
@@ -40,7 +42,7 @@ def _failure_kinds(where: JobFilter) -> str:
             ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE sum(jobs) END DESC, last_at DESC LIMIT %(limit)s
         )
         SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns(of="j.")}
-        FROM kinds JOIN {{s}}.jobs AS j ON j.id = coalesce({", ".join(newest)})
+        FROM kinds CROSS JOIN LATERAL ({_EXAMPLE.format(id=f"coalesce({', '.join(newest)})")}) AS j
         ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id
     """
 
@@ -82,18 +84,19 @@ _KEYS: Final = """
                 ORDER BY last_error_key LIMIT 1)
         FROM keys_{state} WHERE kind IS NOT NULL)
 """
+# Newest first, and in the order of the index, so that no other one is as good where failures were few.
 _OF_KEY: Final = """
     FROM {{s}}.jobs
     WHERE state = '{state}' AND last_error_key {is_the_kind} AND {ended}
       AND {failed_at} BETWEEN %(since)s AND %(until_time)s
+    ORDER BY last_error_key DESC, finished_at DESC, enqueued_at DESC
 """
 _COUNTED: Final = """
     SELECT keys_{state}.kind, counted.jobs, newest.id, newest.last_at
     FROM keys_{state}
     CROSS JOIN LATERAL (
         SELECT count(*) AS jobs FROM (SELECT {of_key} LIMIT %(most)s) AS counted_few) AS counted
-    CROSS JOIN LATERAL (
-        SELECT id, {failed_at} AS last_at {of_key} ORDER BY {failed_at} DESC LIMIT 1) AS newest
+    CROSS JOIN LATERAL (SELECT id, {failed_at} AS last_at {of_key} LIMIT 1) AS newest
     WHERE keys_{state}.kind IS NOT NULL
 """
 
@@ -112,8 +115,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
         counted.append(f"""
             SELECT NULL, (SELECT count(*) FROM (SELECT {keyless} LIMIT %(most)s) AS counted_few),
                    newest.id, newest.last_at
-            FROM (SELECT id, {FAILED_AT[state]} AS last_at {keyless}
-                  ORDER BY {FAILED_AT[state]} DESC LIMIT 1) AS newest
+            FROM (SELECT id, {FAILED_AT[state]} AS last_at {keyless} LIMIT 1) AS newest
         """)
     return f"""
         WITH RECURSIVE {", ".join(keys)}, part AS MATERIALIZED (
@@ -124,7 +126,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
             FROM part GROUP BY kind
         )
         SELECT kinds.kind, kinds.jobs, kinds.last_at, {example_columns(of="j.")}
-        FROM kinds JOIN {{s}}.jobs AS j ON j.id = kinds.id
+        FROM kinds CROSS JOIN LATERAL ({_EXAMPLE.format(id="kinds.id")}) AS j
         WHERE {"j.method = %(method)s" if where.method is not None else "true"}
         ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id
         LIMIT %(limit)s
