@@ -53,8 +53,7 @@ class LostAttempts(Part):
         return self._db.write("ending lost attempts", self._db.queries.lost_attempts.end, values).count
 
     def forget_lost_attempts(self, *, limit: int) -> int:
-        """Delete those that nobody exported for a day, about so many of them at most; how many. As long as
-        there are more, `limit` or a few more than that."""
+        """Delete those that nobody exported for a day, so many of them at most; how many."""
         queries, values = self._db.queries.lost_attempts, {"limit": limit}
         return self._delete_old(
             "forgetting lost attempts", any_old=queries.any_old, query=queries.forget, values=values

@@ -67,5 +67,5 @@ class LostAttemptQueries:
     any_old: str | None
     """A row if `forget` would hit any. None: it is not asked, as there are several writers."""
     forget: str
-    """limit: delete about so many of those that have waited for a day, the oldest first: no worker is left
+    """limit: delete so many of those that have waited for a day, the oldest first: no worker is left
     that traces their methods, or none could export them."""

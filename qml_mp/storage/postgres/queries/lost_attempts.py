@@ -21,21 +21,17 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     due=f"SELECT 1 AS due FROM {{s}}.lost_attempts AS l WHERE {_FREE} LIMIT 1",
-    # Those that others take at this moment are passed over. MATERIALIZED: looked for once, as in `failures`.
+    # Those that others take at this moment are passed over. By their places, as no plan joins these with all
+    # there are.
     take=f"""
-        WITH best AS MATERIALIZED (
-            SELECT l.job_id, l.claim_seq FROM {{s}}.lost_attempts AS l
+        UPDATE {{s}}.lost_attempts
+        SET tries = tries + 1, taken_by = %(worker_id)s,
+          due_at = now() + %(lease)s::interval * (1 << least(tries, 10)) -- of a minute, 17 hours
+        WHERE ctid = ANY(ARRAY(
+            SELECT l.ctid FROM {{s}}.lost_attempts AS l
             WHERE {_FREE} AND EXISTS (SELECT FROM {{s}}.workers AS own WHERE own.id = %(worker_id)s)
-            ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-        )
-        UPDATE {{s}}.lost_attempts AS taken
-        SET tries = taken.tries + 1, taken_by = %(worker_id)s,
-          due_at = now() + %(lease)s::interval * (1 << least(taken.tries, 10)) -- of a minute, 17 hours
-        FROM best
-        -- By the array first, as a join may read all there are, by a plan that was made when they were few.
-        WHERE taken.job_id = ANY(ARRAY(SELECT job_id FROM best))
-          AND taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
-        RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at
+            ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+        RETURNING job_id, claim_seq, facts, ended_at
     """,
     end="""
         DELETE FROM {s}.lost_attempts
@@ -44,14 +40,10 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         )
     """,
     any_old=None,
-    # By their jobs, as those of an array are found in the index of keys alone; of one job there are few. The
-    # condition outside is written so that no index has a part in it.
     forget="""
-        DELETE FROM {s}.lost_attempts
-        WHERE ended_at + interval '1 day' < now() AND job_id = ANY(ARRAY(
-            SELECT l.job_id FROM {s}.lost_attempts AS l
-            WHERE l.ended_at < now() - interval '1 day'
-            -- SKIP LOCKED: another server deletes the others.
-            ORDER BY l.ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+        DELETE FROM {s}.lost_attempts WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM {s}.lost_attempts WHERE ended_at < now() - interval '1 day'
+            ORDER BY ended_at LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED)) -- another server deletes the others
     """,
 )
