@@ -170,8 +170,9 @@ class _Inline:
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
         outcome = context.run(self._outcome, execution, of)
-        job = self._finish(claim, outcome)
+        # Before others know that the attempt has ended: they may be in the next one at once.
         error = self._raised.take(claim.job)
+        job = self._finish(claim, outcome)
         if job is not None:
             self._tell(job, StateName.PROCESSING)
         if error is not None and not isinstance(error, _OF_THE_JOB):  # Ctrl-C, and how pytest ends a test
@@ -292,7 +293,7 @@ class _Raised:
             raise
 
     def take(self, job: Job) -> BaseException | None:
-        """Of the newest attempt of the job."""
+        """Of the attempt that has just run, the only one of its job until its outcome is written."""
         return self._errors.pop(job.id, None)
 
 

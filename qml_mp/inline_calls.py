@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.storage.connection import fork_guard
 
 
@@ -41,7 +41,8 @@ class Calls:
         """The threads that are at work are the parent's."""
         self._done = threading.Condition()
         """With the lock of all of this; told when a job is done."""
-        self._at_work: set[str] = set()
+        self._at_work: set[ClaimKey] = set()
+        """The attempts that are not done. Another thread may have taken the next one of their job by then."""
 
     def expect(self, call: Call, job_ids: Collection[str], *, room: int = 0) -> frozenset[str]:
         """Before anybody can take them: these jobs come of the call, and so many more may run. The ids of all
@@ -51,7 +52,7 @@ class Calls:
             call.job_ids.update(
                 job_id for job_id in job_ids if self._call_of.setdefault(job_id, call) is call
             )
-            return frozenset(self._at_work)
+            return self._job_ids_at_work()
 
     def take(
         self, fetch: Callable[[], Claim | None], awaited: Collection[str], *, call: Call
@@ -62,22 +63,25 @@ class Calls:
             while True:
                 claim = fetch()
                 if claim is not None:
-                    self._at_work.add(claim.job.id)
+                    self._at_work.add(claim.key)
                     self.expect(call, [claim.job.id])
                     of = self._call_of[claim.job.id]
                     of.left -= 1
                     return claim, of
-                if self._at_work.isdisjoint(awaited):
+                if self._job_ids_at_work().isdisjoint(awaited):
                     return None
                 self._done.wait()
 
     def end(self, claim: Claim, failure: BaseException | None) -> None:
         """The attempt is done; why the job has failed, when it has."""
         with self._done:
-            self._at_work.discard(claim.job.id)
+            self._at_work.discard(claim.key)
             if failure is not None and claim.job.id in self._call_of:  # else its call is over
                 self._failures[claim.job.id] = failure
             self._done.notify_all()
+
+    def _job_ids_at_work(self) -> frozenset[str]:
+        return frozenset(key.job_id for key in self._at_work)
 
     def pop_failures(self, call: Call, job_ids: Collection[str]) -> list[BaseException]:
         """Those of these jobs as far as they come of the call, the first one first; nobody is told of them

@@ -34,8 +34,10 @@ from qml_mp import (
     WorkerResult,
     inline,
 )
-from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import AttemptKind, Outcome
 from qml_mp.inline_calls import Calls
+from qml_mp.storage.values import Finished
 from tests.until import PATIENCE_S, wait_until
 
 app = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=3))
@@ -502,6 +504,52 @@ def test_a_failure_is_raised_where_the_job_was_enqueued_whichever_thread_has_run
     assert seen == ["raised"]
     assert taken.raised == []
     assert ended == [("gated", StateName.SUCCEEDED), ("fail", StateName.FAILED)]
+
+
+@pytest.mark.parametrize("is_late_in", ["the job", "writing its outcome"])
+def test_an_attempt_that_another_thread_begins_before_this_one_is_done_with_the_last_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, is_late_in: str
+) -> None:
+    """Its failure is raised as it was."""
+    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
+    second_has_come = threading.Event()
+
+    def be_late_in_the_second(place: str) -> None:
+        if place == is_late_in:
+            second_has_come.set()
+            wait_until(lambda: waits_for_others(enqueuing) or not enqueuing.is_alive())
+
+    @threaded.job()
+    def fail(ctx: WorkerContext) -> None:
+        if ctx.attempt == 2:
+            be_late_in_the_second("the job")
+        raise ValueError(f"attempt {ctx.attempt}")
+
+    def enqueue() -> None:
+        with pytest.raises(ValueError, match="attempt 2"):
+            fail.enqueue()
+        seen.append("raised")
+
+    with threaded.inline(raise_failures=True):
+        other = threading.Thread(target=threaded.enqueue_many, args=[[]])
+        finish = threaded.storage.finish
+
+        def finish_and_be_late(claim: Claim, outcome: Outcome, **options: Any) -> Finished:
+            if threading.current_thread() is other:
+                be_late_in_the_second("writing its outcome")
+                return finish(claim, outcome, **options)
+            finished = finish(claim, outcome, **options)
+            other.start()
+            assert second_has_come.wait(PATIENCE_S)
+            return finished
+
+        monkeypatch.setattr(threaded.storage, "finish", finish_and_be_late)
+        enqueuing = threading.Thread(target=enqueue)
+        enqueuing.start()
+        enqueuing.join(PATIENCE_S)
+        other.join(PATIENCE_S)
+
+    assert seen == ["raised"]
 
 
 def test_a_job_does_not_wait_for_one_that_stands_for_what_it_enqueues_and_was_under_way() -> None:
