@@ -46,7 +46,8 @@ class LostAttemptExport:
     def export(self) -> None:
         """Export those that are due, if there are any, and forget these once that worked: they have the ids
         of the attempts, so that one which is exported twice is one. Where it fails they are due again later;
-        what was handed over before a flush that failed, the SDK may have dropped. No job is in hand."""
+        what was handed over before a flush that failed, the SDK may have dropped. Where the exporter gives up
+        in time, that counts as worked: the SDK does not say so. No job is in hand."""
         if self._tracing is None:
             return
         try:

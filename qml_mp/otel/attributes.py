@@ -48,7 +48,8 @@ def of_sending(jobs: Sequence[Job], *, is_batch: bool, parent: Job | None) -> At
         "messaging.operation.name": ENQUEUE,
         "messaging.operation.type": "send",
     }
-    for name, value in (("messaging.destination.name", queue_of(jobs)), ("qml_mp.method", _method_of(jobs))):
+    method = _only({job.method for job in jobs})
+    for name, value in (("messaging.destination.name", queue_of(jobs)), ("qml_mp.method", method)):
         if value is not None:
             found[name] = value
     if is_batch:
@@ -79,8 +80,7 @@ def of_attempt(
 
 def queue_of(jobs: Sequence[Job]) -> str | None:
     """Where all of them go to; None: to several."""
-    queues = {job.queue for job in jobs}
-    return queues.pop() if len(queues) == 1 else None
+    return _only({job.queue for job in jobs})
 
 
 def tell_outcome(span: Span, outcome: Outcome) -> None:
@@ -155,6 +155,6 @@ def _tell_end(span: Span, error_type: str, description: str, *, is_told: bool = 
         span.set_attribute("qml_mp.reason", description)
 
 
-def _method_of(jobs: Sequence[Job]) -> str | None:
-    methods = {job.method for job in jobs}
-    return methods.pop() if len(methods) == 1 else None
+def _only(names: set[str]) -> str | None:
+    """The one that there is; None: there are several."""
+    return names.pop() if len(names) == 1 else None

@@ -16,19 +16,19 @@ from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, encode_json
 _ROOM_BYTES = 2 * MOST_LINK_CHARS
 
 
-def with_context(job: Job, span: trace.Span) -> Job:
-    """The job, whose metadata leads to the span. A job whose metadata leads somewhere already stays as it is,
-    and so does one whose metadata has no room for it."""
-    if TRACEPARENT in job.metadata or not _has_room(job.metadata):
-        return job
+def carrier_of(span: trace.Span) -> dict[str, str]:
+    """What leads to the span; empty: nothing does."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, trace.set_span_in_context(span, Context()))
-    found: dict[str, JsonValue] = {
-        key: value
-        for key, value in carrier.items()
-        if key not in job.metadata and len(value) <= MOST_LINK_CHARS
-    }
-    return with_changes(job, metadata={**job.metadata, **found}) if TRACEPARENT in found else job
+    return {key: value for key, value in carrier.items() if len(value) <= MOST_LINK_CHARS}
+
+
+def with_carrier(job: Job, carrier: Mapping[str, str]) -> Job:
+    """The job, whose metadata leads where the carrier does. A job whose metadata leads somewhere already
+    stays as it is, and so does one whose metadata has no room for it."""
+    if TRACEPARENT not in carrier or TRACEPARENT in job.metadata or not _has_room(job.metadata):
+        return job
+    return with_changes(job, metadata={**carrier, **job.metadata})
 
 
 def context_in(metadata: Mapping[str, object]) -> trace.SpanContext | None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import blake2b
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any
 
 from opentelemetry import trace
@@ -27,7 +27,7 @@ class Tracers:
 
     def __init__(self, provider: Provider) -> None:
         """None: the global one, whichever that is when a span begins."""
-        self._given = provider
+        self.given = provider
         self.begin_in_child()
         fork_guard().watch_other(self)
         self._made: tuple[int, trace.TracerProvider] | None = None
@@ -40,7 +40,7 @@ class Tracers:
 
     def provider(self) -> trace.TracerProvider:
         """The provider of this process. Raises what the function raises that makes it."""
-        given = self._given
+        given = self.given
         if given is None:
             return trace.get_tracer_provider()
         if not callable(given):
@@ -57,7 +57,8 @@ class Tracers:
         """For spans with ids of their own."""
         provider, newest = self.provider(), self._newest
         if newest is None or newest[0] is not provider:
-            self._newest = newest = provider, provider.get_tracer("qml_mp", version("qml-mp"))
+            package = import_module("qml_mp")  # which names what stands above this
+            self._newest = newest = provider, provider.get_tracer("qml_mp", package.__version__)
         return newest[1]
 
     def tracer_of(self, key: ClaimKey) -> trace.Tracer:
@@ -72,8 +73,9 @@ class Tracers:
         return alike  # type: ignore[no-any-return]
 
     def flush(self, *, within: timedelta) -> bool:
-        """Export what has ended; False when it took longer, or failed. The SDK itself waits as long as its
-        exporter does, so it is done in a thread that nobody waits for any longer."""
+        """Export what has ended; False when it took longer, or raised. What an exporter gives up, the SDK
+        tells nobody. It waits as long as its exporter does, so it is done in a thread that nobody waits for
+        any longer."""
         try:
             flush = getattr(self.provider(), "force_flush", None)
         except Exception:

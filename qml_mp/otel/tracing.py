@@ -18,7 +18,7 @@ from qml_mp.core.lost_attempt import LostAttempt
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.otel import attributes
-from qml_mp.otel.carrier import context_in, with_context
+from qml_mp.otel.carrier import carrier_of, context_in, with_carrier
 from qml_mp.otel.tracers import Provider, Tracers
 from qml_mp.processing.job_records import about
 from qml_mp.processing.tracing import RunningAttempt, Sending
@@ -56,7 +56,6 @@ class OpenTelemetry:
                 "that makes one."
             )
         self._tracers = Tracers(tracer_provider)
-        self._given = tracer_provider
         self._same_trace = same_trace
         self.flush_timeout = parse_duration(flush_timeout, what="flush_timeout")
         """Also what a server that stops gives its workers for it."""
@@ -64,7 +63,7 @@ class OpenTelemetry:
     def __reduce__(self) -> tuple[Any, ...]:
         """For the program of a notebook, which is sent to its server: a provider has threads and stays here;
         the function that makes it travels."""
-        given = self._given
+        given = self._tracers.given
         if given is not None and hasattr(given, "get_tracer"):
             raise ConfigurationError(
                 "A tracer provider cannot be sent to a server; give OpenTelemetry a function that makes it."
@@ -182,7 +181,8 @@ class OpenTelemetry:
 
 class _Sending:
     def __init__(self, jobs: Sequence[Job], span: trace.Span) -> None:
-        self.jobs = [with_context(job, span) if isinstance(job, Job) else job for job in jobs]
+        carrier = carrier_of(span)
+        self.jobs = [with_carrier(job, carrier) if isinstance(job, Job) else job for job in jobs]
         self._span = span
 
     def stored(self, ids: Sequence[str]) -> None:

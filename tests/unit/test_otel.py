@@ -8,18 +8,24 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, WorkerContext
+from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, WorkerContext, __version__
 from qml_mp.otel import OpenTelemetry
 from tests.unit.processor_case import keys_of
 
@@ -83,6 +89,18 @@ def test_an_enqueue_is_a_producer_span_within_the_callers(
     assert job.id == handle.id
     assert set(job.metadata) == {"traceparent"}
     assert str(job.metadata["traceparent"]).startswith(traceparent_of(span))
+
+
+def test_a_copy_of_the_package_without_its_metadata_traces_too(
+    make: Callable[..., QmlApp], exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distribution, "discover", lambda **_: [])
+
+    make().enqueue("a")
+
+    scope = only(exporter).instrumentation_scope
+    assert scope is not None
+    assert (scope.name, scope.version) == ("qml_mp", __version__)
 
 
 def test_many_jobs_are_one_span_to_which_all_of_them_lead(
@@ -357,6 +375,21 @@ def test_without_an_sdk_nothing_is_written_and_nothing_is_to_be_flushed(tmp_path
     assert app.enqueued()[0].metadata == {}
     assert tracing.flush()
     app.close()
+
+
+def test_what_an_exporter_gives_up_at_once_the_sdk_tells_nobody() -> None:
+    """As README says. Should this fail one day, spans of dead workers can be tried again then too."""
+
+    class Refuses(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            return SpanExportResult.FAILURE
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Refuses()))
+    provider.get_tracer("a test").start_span("a span").end()
+
+    assert OpenTelemetry(provider).flush()
+    provider.shutdown()
 
 
 def test_a_flush_that_hangs_is_not_waited_for() -> None:
