@@ -37,7 +37,8 @@ else:
 
 class JobHandle(Generic[R]):
     """Reads the job's row anew each time it is asked. Raises `JobNotFound` once the row is gone,
-    and `StorageUnavailable` when the storage cannot be asked now.
+    and `StorageUnavailable` when the storage cannot be asked now. The thread waits for the answer: in a
+    coroutine, `await asyncio.to_thread(handle.job)`.
 
     The result is rebuilt by the function's return annotation where the handle comes from the function
     (`f.enqueue(...)`, `f.handle(id)`); what cannot be rebuilt, and any result by a handle that was made by

@@ -111,7 +111,8 @@ class NamedLock:
 
     def renew(self, ttl: Duration | None = None) -> None:
         """Hold it for the ttl (default: the first one) from now on. Raises `LockLost` when it is not held any
-        more, as its ttl has passed; it may be somebody else's by now."""
+        more, as its ttl has passed; it may be somebody else's by now. The thread waits for the storage: in a
+        coroutine, `await asyncio.to_thread(lock.renew)`."""
         lasts = self._ttl if ttl is None else _checked_ttl(ttl)
         until, mine = time.monotonic() + lasts.total_seconds(), self._in_hand()
         if mine is None or not self._storage().renew_lock(self.name, mine.owner, lasts):

@@ -201,13 +201,29 @@ def test_a_marker_that_says_nothing_fails_the_test_that_has_it(project: pytest.P
     ended.stdout.fnmatch_lines(["*qml_mp does not take 'worker'; write *"])
 
 
-def test_the_program_that_waits_for_results_runs(tmp_path: Path) -> None:
+INLINE = """
+import asyncio
+from album import app
+from qml_mp.storage.store import Storage
+
+get = Storage.get
+
+def get_in_no_loop(storage, job_id):
+    assert asyncio._get_running_loop() is None, "an event loop waits for the storage"
+    return get(storage, job_id)
+
+Storage.get = get_in_no_loop
+with app.inline():
+    import waiting
+"""
+
+
+def test_the_program_that_waits_for_results_runs_and_holds_up_no_event_loop(tmp_path: Path) -> None:
     for name, text in shown_files().items():
         (tmp_path / name).write_text(text)
-    inline = "from album import app\nwith app.inline():\n    import waiting"
 
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", inline],
+        [sys.executable, "-W", "error", "-c", INLINE],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
