@@ -53,8 +53,8 @@ _OF_THE_JOB = (Exception, JobInterrupted, SystemExit, GeneratorExit, CancelledEr
 """What ends an attempt and nothing else."""
 _DEEPEST = 20
 _MOST_BESIDES = 1000
+_MOST_OF_EACH = 100  # besides, for each job of the call; not for what these enqueue, which may have no end
 _MANY = 1000
-
 
 _running: contextvars.ContextVar[tuple[Call, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
 """Of the jobs that have enqueued each other and wait for the newest, the call that each comes of: those of
@@ -120,7 +120,7 @@ class _Inline:
             )
         # The innermost: this thread may be running a job of another call.
         outer = next((call for call in reversed(running) if call.block is self._calls), None)
-        call = outer or Call(block=self._calls, left=_MOST_BESIDES)
+        call = outer or Call(block=self._calls, left=_MOST_BESIDES + _MOST_OF_EACH * len(job_ids))
         try:
             at_work = self._calls.expect(call, job_ids, room=len(job_ids))
             ids = enqueue()
@@ -258,8 +258,8 @@ class _TooMany(ConfigurationError):
 
     def __init__(self) -> None:
         super().__init__(
-            f"Within app.inline(), {_MOST_BESIDES:,} follow-up jobs and retries came of one call of enqueue. "
-            "A job that has itself follow again, even with a delay, never ends here."
+            f"Within app.inline(), more than {_MOST_BESIDES:,} follow-up jobs and retries came of one call "
+            "of enqueue. A job that has itself follow again, even with a delay, never ends here."
         )
 
 

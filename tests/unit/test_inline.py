@@ -115,6 +115,12 @@ def again_afterwards(ctx: WorkerContext) -> None:
 
 
 @app.job()
+def again_afterwards_beside_others(ctx: WorkerContext) -> None:
+    note.enqueue_many(note.job(text) for text in "ab")
+    ctx.then(again_afterwards_beside_others.job())
+
+
+@app.job()
 def end(kind: str) -> object:
     match kind:
         case "Ctrl-C":
@@ -647,6 +653,7 @@ def test_what_another_thread_runs_of_many_jobs_is_not_counted_as_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inline, "_MOST_BESIDES", 5)
+    monkeypatch.setattr(inline, "_MOST_OF_EACH", 0)
     threaded = QmlApp("sqlite:////nowhere/jobs.db")
 
     @threaded.job()
@@ -715,16 +722,30 @@ def test_jobs_of_two_apps_that_enqueue_each_other_for_ever_are_told_so() -> None
 
 def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "_MOST_BESIDES", 20)
+    monkeypatch.setattr(inline, "_MOST_OF_EACH", 5)
     monkeypatch.setattr(inline, "_DEEPEST", 5)
     with app.inline():
         app.enqueue_many(note.job(str(n)) for n in range(30))  # as many as one likes
         handle = again.enqueue()
-        with pytest.raises(ConfigurationError, match="20 follow-up jobs and retries"):
-            again_afterwards.enqueue()
+        for endless in (again_afterwards, again_afterwards_beside_others):
+            with pytest.raises(ConfigurationError, match="more than 20 follow-up jobs and retries"):
+                endless.enqueue()
 
         assert {job.state_name for job in app.enqueued(again)} == {StateName.SUCCEEDED, StateName.FAILED}
         assert handle.state is StateName.SUCCEEDED
         assert note.enqueue("goes on").wait(timeout=0) == "goes on"
+
+
+def test_of_many_that_fail_each_uses_up_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inline, "_MOST_BESIDES", 5)
+
+    with app.inline():
+        handles = fail_until.enqueue_many(fail_until.job(9) for _ in range(10))
+        attempts = len(seen)
+        app.jobs(state=StateName.FAILED).retry()
+
+        assert (attempts, len(seen)) == (30, 60)
+        assert {each.job().failures for each in handles} == {3}
 
 
 @pytest.mark.parametrize(
