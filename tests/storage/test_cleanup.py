@@ -202,6 +202,18 @@ def test_what_else_is_too_old_goes_once_in_each_interval_however_many_jobs_are_l
     assert left(raw)[0] == 150
 
 
+def test_what_gets_too_old_later_goes_in_the_next_interval(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock
+) -> None:
+    for _ in range(2):
+        for table in OLD:
+            add_old(raw, table, 1)
+        clock.ahead_s += 61.0
+
+        assert cleanup.tick(storage) is None
+        assert rows_left(raw) == {}
+
+
 OLD: dict[str, dict[str, object]] = {
     "history": {"step_s": 60, "writer": "a#1", "claims": 1, "totals": "{}", "queues": "{}", "methods": "{}"},
     "locks": {"owner": "somebody"},

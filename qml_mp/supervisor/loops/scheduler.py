@@ -19,7 +19,6 @@ _MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are thro
 _IN_OTHER_HANDS = timedelta(milliseconds=50)
 _FEWEST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
 _MOST_DELETED = 250  # when they wait ten times as long; they are in a hurry then
-_ACTS_EVERY_S = 3600.0
 _MOST_FORGOTTEN = 100
 _MOST_LOOKED_AT = 250  # a few milliseconds, in which nobody waits
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
@@ -94,7 +93,6 @@ class CleanupLoop(Loop):
         """When the next round begins, however many jobs are left."""
         self._looked_at: str | None = None
         """How far the look through failure callbacks has come."""
-        self._delete_acts_at = 0.0
         self._refused = RefusedJobs(
             run,
             failed="The cleanup loop failed",
@@ -162,16 +160,9 @@ class CleanupLoop(Loop):
         return storage.forget_lost_attempts(limit=_MOST_FORGOTTEN) >= _MOST_FORGOTTEN
 
     def _delete_acts(self, storage: Storage) -> bool:
-        """Rarely: they are kept for long, and few."""
-        now = self._run.clock.monotonic()
-        if now < self._delete_acts_at:
-            return False
         acts = storage.delete_old_acts(kept_for=self._run.config.audit_ttl, limit=_MOST_FORGOTTEN)
         _tell("entries of the audit", acts)
-        if acts == _MOST_FORGOTTEN:
-            return True
-        self._delete_acts_at = now + _ACTS_EVERY_S
-        return False
+        return acts == _MOST_FORGOTTEN
 
 
 def _tell(what: str, deleted: int) -> None:
