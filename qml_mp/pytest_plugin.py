@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -50,7 +51,7 @@ def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlAp
     """The app, on a storage of the test's own: what is enqueued stays there, for `app.enqueued(...)`, or for
     `qml_mp_server` to run. After the test it has the storage that it had before."""
     app = _app(request)
-    with app.attached(f"sqlite:///{tmp_path}/qml-mp.db"):
+    with app.attached(f"sqlite:///{quote(str(tmp_path))}/qml-mp.db"):
         yield app
 
 

@@ -174,6 +174,24 @@ def test_a_test_has_what_the_markers_around_it_say_and_nearer_ones_do_not(
     ended.assert_outcomes(passed=3)
 
 
+def test_the_folder_of_a_test_may_have_any_name(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_named="""
+        from tasks import typeset
+
+        def test_app(qml_mp_app, tmp_path):
+            typeset.enqueue(3)
+            assert (tmp_path / "qml-mp.db").exists()
+        """
+    )
+
+    ended = project.runpytest_subprocess(
+        "-p", "qml_mp.pytest_plugin", "-W", "error", "--basetemp", project.path / "a ?%41#", "test_named.py"
+    )
+
+    ended.assert_outcomes(passed=1)
+
+
 def test_a_marker_that_says_nothing_fails_the_test_that_has_it(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_marked="""
