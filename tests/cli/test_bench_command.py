@@ -9,13 +9,17 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from qml_mp import host
+from qml_mp.bench import run
+from qml_mp.cli.main import cli
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
@@ -114,6 +118,20 @@ def test_json_has_what_was_asked_for_and_nothing_else(qml: Qml, place: Place) ->
     assert value["latency_ms"]["samples"] >= 20
     assert len(value["verdicts"]) >= 2
     assert place.new() == set()
+
+
+def test_what_is_asked_for_twice_is_measured_once_for_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[timedelta]()
+
+    def measure_latency(_bench: object, within: timedelta) -> None:
+        given.append(within)
+
+    monkeypatch.setattr(run, "measure_latency", measure_latency)
+    arguments = ["--url", "memory://", "bench", "--seconds", "3", *2 * ["--only", "latency"], "--json"]
+
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+    assert (ended.exit_code, given) == (0, [timedelta(seconds=3)])
 
 
 def test_efficiency_is_against_the_same_work_without_a_storage(qml: Qml) -> None:

@@ -66,7 +66,7 @@ def bench(
             storage,
             workers=workers or core_count(),
             within=timedelta(seconds=seconds),
-            only=[Measure(name) for name in only] or list(Measure),
+            only={Measure(name) for name in only} or set(Measure),
         )
     if as_json:
         print_json(to_json(run))
@@ -74,7 +74,7 @@ def bench(
         print_bench(run)
 
 
-def _run(storage: Storage, *, workers: int, within: timedelta, only: list[Measure]) -> BenchRun:
+def _run(storage: Storage, *, workers: int, within: timedelta, only: set[Measure]) -> BenchRun:
     cores, load = core_count(), os.getloadavg()[0]
     if load > cores * _BUSY:
         note(f"other programs use the cores too (load {load:.1f} of {cores}), so the figures will be too low")
