@@ -61,6 +61,19 @@ find_python() {
     die "No Python of at least 3.11 with venv and ensurepip runs here. Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it in \$PYTHON."
 }
 
+# bring_postgres PYTHON: the tests run on the system's, unless the environment says otherwise. Where it is not there
+# and cannot be installed without asking anybody, on the wheel's.
+bring_postgres() {
+    [ -z "${QML_MP_TEST_URL:-}${QML_MP_TEST_POSTGRES:-}" ] || return 0
+    (cd "$ROOT" && QML_MP_TEST_POSTGRES=system "$1" -m tests.postgres_programs) </dev/null >&2 && return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "── installing PostgreSQL"
+        { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -y -qq postgresql; } \
+            </dev/null >&2 && return 0
+    fi
+    say "Everything runs on the PostgreSQL of the wheel."
+}
+
 # bring_pgbouncer: the tests have a real one, which no wheel brings. Where it cannot be installed without asking
 # anybody, those that need it are skipped and say what to install.
 bring_pgbouncer() {

@@ -61,3 +61,16 @@ def test_the_environment_of_a_clone_that_was_moved_is_made_anew(tmp_path: Path) 
     assert is_kept
     assert (after / ".venv" / "bin" / "python").exists()
     assert not (after / ".venv" / "bin" / "program").exists()
+
+
+def test_where_postgresql_cannot_be_installed_all_runs_on_that_of_the_wheel(tmp_path: Path) -> None:
+    for name, code in {"id": "echo 0", "apt-get": "exit 100"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env = {name: value for name, value in env.items() if not name.startswith("QML_MP_TEST_")}
+
+    out, err = sourced("bring_postgres false", env=env)
+
+    assert out == ""
+    assert err.splitlines()[-1] == "Everything runs on the PostgreSQL of the wheel."
