@@ -31,7 +31,7 @@ from qml_mp.child.exits import WorkerExit, end_copy
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.process_settings import ProcessSettings
 from qml_mp.child.streams import StandardStreams
-from qml_mp.child.wake_up import WakeUpDescriptor, close_watcher_of
+from qml_mp.child.wake_up import LoopOfThread, WakeUpDescriptor, close_watcher_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
@@ -85,6 +85,7 @@ class Hygiene:
         self._environ, self._raw_environment = os.environ, dict(_raw_environment())
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
         self._wake_up = WakeUpDescriptor()
+        self._loop = LoopOfThread()
         self._settings = ProcessSettings()
         self._time_zone = time.tzname
         self._who = "The job"
@@ -206,6 +207,7 @@ class Hygiene:
         """
         try:
             self._call_off_dumps()
+            self._loop.put_back()
             return (
                 all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
                 and faulthandler.is_enabled()
@@ -280,6 +282,7 @@ class Hygiene:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
         self._call_off_dumps()
+        self._loop.put_back()
         self._wake_up.put_back()
         for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:

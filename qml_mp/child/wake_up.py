@@ -1,12 +1,13 @@
-"""Worker: by what event loops hear of signals, as that child processes have ended: the descriptor and the
-watcher, as the app has set them at import for a loop of its own, and a handler that goes with the job that
-has set it.
+"""Worker: the event loop that plain jobs find, and by what loops hear of signals, as that child processes
+have ended: the descriptor and the watcher, as the app has set them at import for a loop of its own, and a
+handler that goes with the job that has set it.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from typing import Any
 
 from qml_mp.host import identity_of_file
 from qml_mp.processing.coroutines import attach_watcher, child_watcher
@@ -39,6 +40,26 @@ class WakeUpDescriptor:
             return True
         attach_watcher(self._watcher, loop)
         return False
+
+
+class LoopOfThread:
+    """What `asyncio.get_event_loop()` gives to plain jobs: the newest that the app or a job has set, while it
+    is open, as clients keep it. `asyncio.run()` leaves none, and later jobs that ask for one would fail."""
+
+    def __init__(self) -> None:
+        self._newest: Any = None
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Have it set. Where there is none, one is made for who asks, as in a new process (until 3.14)."""
+        events = sys.modules.get("asyncio.events")
+        local: Any = getattr(getattr(events, "_event_loop_policy", None), "_local", None)
+        if local is None:
+            return
+        loops = (getattr(local, "_loop", None), self._newest)
+        self._newest = next((loop for loop in loops if loop is not None and not loop.is_closed()), None)
+        # `set_event_loop` would also attach the child watcher to it.
+        local._loop, local._set_called = self._newest, self._newest is not None
 
 
 def close_watcher_of(handler: object) -> None:

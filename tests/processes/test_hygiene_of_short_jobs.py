@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import faulthandler
 import gc
@@ -273,6 +274,51 @@ def test_no_signal_is_written_to_a_file_that_has_the_number_of_what_the_apps_loo
         assert worker.hygiene.spoiled is None
 
     assert exit_code_of(main, limit=partial(wake_up_by, 580)) == 0
+
+
+def run_a_loop() -> None:
+    asyncio.run(asyncio.sleep(0))
+
+
+def close_the_loop_that_is_set() -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.close()
+
+
+@pytest.mark.parametrize("change", [run_a_loop, close_the_loop_that_is_set])
+def test_the_event_loop_that_the_app_or_a_job_has_set_is_found_by_plain_jobs_after_one_with_its_own(
+    change: Change,
+) -> None:
+    def set_new() -> None:
+        asyncio.set_event_loop(asyncio.new_event_loop())
+
+    def main(worker: OneWorker) -> None:
+        for _ in range(2):
+            before = asyncio.get_event_loop()
+            worker.run(change)
+            assert asyncio.get_event_loop() is before
+            worker.run(set_new)
+            assert asyncio.get_event_loop() is not before
+
+    assert exit_code_of(main, limit=set_new) == 0
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="none is made for who asks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("change", [run_a_loop, close_the_loop_that_is_set])
+def test_an_event_loop_is_made_for_plain_jobs_that_ask_for_one_after_one_with_its_own(change: Change) -> None:
+    def main(worker: OneWorker) -> None:
+        worker.run(change)
+        worker.run(lambda: asyncio.get_event_loop().run_until_complete(asyncio.sleep(0)))
+        made = asyncio.get_event_loop()
+        worker.run(change)
+        assert asyncio.get_event_loop() is made
+
+        worker.run(made.close)
+        assert asyncio.get_event_loop() is not made
+
+    assert exit_code_of(main) == 0
 
 
 @pytest.mark.fault(23)
