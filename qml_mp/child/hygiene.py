@@ -186,7 +186,9 @@ class Hygiene:
                 self._known = None
             if not (rest_is_unchanged and self._looks_unchanged()):
                 self._restore()
-            write_stacks_to(self._stack_fd)  # whose handlers are not Python's: nothing above sees them
+            # Nothing above sees handlers that are not Python's, as C code has put them in the place of ours.
+            signal.signal(signal.SIGTERM, self._handlers[signal.SIGTERM])
+            write_stacks_to(self._stack_fd)
         except Exception as error:  # what is called here, a job may have replaced by code of its own
             self.spoiled = f"a job changed its surroundings and they cannot be put back: {error}"
             return

@@ -321,6 +321,22 @@ def test_an_event_loop_is_made_for_plain_jobs_that_ask_for_one_after_one_with_it
     assert exit_code_of(main) == 0
 
 
+def test_a_handler_of_sigterm_that_c_code_has_set_in_a_job_is_gone_before_storage_is_used() -> None:
+    heard: list[int] = []
+
+    def main(worker: OneWorker) -> None:
+        with open(os.devnull, "w") as null:
+            worker.run(partial(faulthandler.register, signal.SIGTERM, file=null))
+            worker.hygiene.before_storage()
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+
+    def listen() -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+
+    assert exit_code_of(main, limit=listen) == 0
+
+
 @pytest.mark.fault(23)
 @pytest.mark.parametrize(
     "change",
