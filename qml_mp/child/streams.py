@@ -18,8 +18,8 @@ class StandardStreams:
         occupy_standard_streams()
         self._files = {fd: identity_of_file(fd) for fd in STREAMS}
         self._spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(STREAMS)) for fd in STREAMS}
-        self._out, self._err = sys.stdout, sys.stderr
-        self._open = [stream for stream in (self._out, self._err) if not _is_closed(stream)]
+        self._in, self._out, self._err = sys.stdin, sys.stdout, sys.stderr
+        self._open = [stream for stream in (self._in, self._out, self._err) if not _is_closed(stream)]
 
     @property
     def spares(self) -> frozenset[int]:
@@ -27,9 +27,9 @@ class StandardStreams:
         return frozenset(self._spares.values())
 
     def look_unchanged(self) -> bool:
-        """Whether `print` writes where it did, as far as no system call is needed to tell. Raises
-        `AttributeError` when a job has deleted one."""
-        is_same = sys.stdout is self._out and sys.stderr is self._err
+        """Whether `print` writes and `input` reads where it did, as far as no system call is needed to tell.
+        Raises `AttributeError` when a job has deleted one."""
+        is_same = sys.stdin is self._in and sys.stdout is self._out and sys.stderr is self._err
         return is_same and not self._one_is_closed()
 
     def are_unchanged(self) -> bool:
@@ -38,13 +38,13 @@ class StandardStreams:
 
     def put_back(self) -> None:
         """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
-        what `print` writes to."""
+        what `print` writes to, or `input` reads."""
         for fd, file in self._files.items():
             if identity_of_file(fd) != file:
                 os.dup2(self._spares[fd], fd)
-        sys.stdout, sys.stderr = self._out, self._err
+        sys.stdin, sys.stdout, sys.stderr = self._in, self._out, self._err
         if self._one_is_closed():
-            raise ValueError("sys.stdout or sys.stderr is closed")
+            raise ValueError("sys.stdin, sys.stdout or sys.stderr is closed")
 
     def _one_is_closed(self) -> bool:
         for stream in self._open:  # noqa: SIM110  # asked after every job, and `any` takes twice as long

@@ -131,7 +131,7 @@ def surroundings() -> dict[str, object]:
         "logging": (logging.root.manager.disable, logging.root.level, list(logging.root.handlers)),
         "our loggers": [logging.getLogger(name).disabled for name in ("qml_mp.events.log", "qml_mp.child")],
         "time zone": time.tzname,
-        "print": (sys.stdout, sys.stderr),
+        "print": (sys.stdin, sys.stdout, sys.stderr),
         "streams": [os.fstat(fd).st_ino for fd in range(3)],
         "stacks": faulthandler.is_enabled(),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
@@ -186,6 +186,7 @@ class OnlyWrites:
         lambda: setattr(sys, "stdout", None),
         lambda: delattr(sys, "stdout"),
         lambda: os.close(1),
+        lambda: setattr(sys, "stdin", io.StringIO("yes")),
         faulthandler.disable,
         set_time_zone,
         partial(lower_limit, 3),
@@ -200,7 +201,7 @@ class OnlyWrites:
         pytest.param(partial(os.setresuid, 1000, 1000, 0), marks=AS_ROOT),
         pytest.param(partial(os.setegid, 1000), marks=AS_ROOT),
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) -> None:
     def main(worker: OneWorker) -> None:
@@ -517,6 +518,16 @@ def test_where_nothing_can_be_printed_any_more_no_other_job_runs(change: Change)
             vars(sys).update(stdout=null, __stdout__=null)
 
         assert exit_code_of(main, limit=begin) == 0
+
+
+def test_where_a_job_has_closed_what_input_reads_no_other_job_runs() -> None:
+    with open(os.devnull) as null:
+
+        def main(worker: OneWorker) -> None:
+            worker.run(lambda: sys.stdin.close())
+            assert "sys.stdin, sys.stdout or sys.stderr is closed" in str(worker.hygiene.spoiled)
+
+        assert exit_code_of(main, limit=lambda: setattr(sys, "stdin", null)) == 0
 
 
 def test_an_app_may_close_what_print_writes_to() -> None:
