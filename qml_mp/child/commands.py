@@ -236,9 +236,10 @@ class Commands:
             for message in messages:
                 self._handle(message)
             self._looked_at = time.monotonic()
-            if self._reader.eof and self._orphaned_at is None:
-                self._orphaned_at = self._looked_at
+            if self._reader.eof:
+                self._orphaned_at = self._orphaned_at or self._looked_at
                 self.leaving = True
+                # At each look: the end may have been seen when no job, or the one before, was in hand.
                 self._attempt.cancel = self._attempt.cancel or CancelReason.ORPHANED
         return bool(messages)
 

@@ -110,6 +110,18 @@ def test_a_signal_that_comes_just_before_a_wait_between_jobs_ends_it(
     assert commands.leaving
 
 
+def test_a_job_that_begins_once_the_end_of_the_supervisor_was_seen_is_told_of_it() -> None:
+    reading, writing = open_pipe()
+    commands = Commands(PipeReader(reading))
+    os.close(writing)
+    commands.look()
+
+    token = commands.attend_to(KEY)
+
+    assert token.reason is CancelReason.ORPHANED
+    os.close(reading)
+
+
 def test_an_event_loop_that_the_app_ends_at_sigterm_goes_on_in_a_job_that_is_to_be_finished(
     pipe: tuple[int, int],
 ) -> None:
