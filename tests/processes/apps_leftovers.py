@@ -74,6 +74,14 @@ def take_sigterm_away(ctx: WorkerContext) -> None:
 
 
 @app.job()
+def exit_at_sigterm(ctx: WorkerContext) -> None:
+    """Sleep with a handler that ends the process, as a Java machine in it has one."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    note(ctx, "start")
+    time.sleep(600)
+
+
+@app.job()
 def become_another_program(ctx: WorkerContext) -> None:
     """Have a program take the place of the worker."""
     note(ctx, "start")

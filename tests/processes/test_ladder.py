@@ -230,8 +230,10 @@ def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_
     assert one.stop() == 0
 
 
-NO_HANDLER = pytest.mark.parametrize("method", ["take_sigterm_away", "become_another_program"])
-"""Jobs that die of the SIGTERM which would have interrupted them."""
+NO_HANDLER = pytest.mark.parametrize(
+    "method", ["take_sigterm_away", "become_another_program", "exit_at_sigterm"]
+)
+"""Jobs that die of the SIGTERM which would have interrupted them, or end their process at it."""
 
 
 @pytest.mark.fault(13)
@@ -245,7 +247,9 @@ def test_a_job_that_dies_of_the_interruption_for_its_limit_is_recorded_as_a_time
 
     job = wait_for_state(storage, job_id, StateName.FAILED)
     (attempt,) = storage.attempts(job_id)
-    assert (attempt.kind, attempt.process.signal) == (AttemptKind.TIMEOUT, signal.SIGTERM)
+    exits = method == "exit_at_sigterm"
+    assert (attempt.kind, attempt.process.signal) == (AttemptKind.TIMEOUT, None if exits else signal.SIGTERM)
+    assert attempt.process.exit_code == (143 if exits else None)
     assert (job.failures, job.crashes) == (1, 0)
     assert one.stop() == 0
 
@@ -303,6 +307,21 @@ def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
 
     job = wait_for_state(storage, job_id, StateName.FAILED)
     assert (job.failures, job.crashes) == (0, 1)
+    assert one.stop() == 0
+
+
+def test_a_job_that_ends_its_process_after_one_that_was_interrupted_has_crashed(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1", **PATIENT).start()
+    workers = one.worker_pids()
+    late = with_limit(storage, "spin")
+    wait_for_state(storage, late, StateName.FAILED)
+
+    job = wait_for_state(storage, enqueue(storage, "die", exit_code=143), StateName.FAILED)
+
+    assert (job.failures, job.crashes) == (0, 1)
+    assert {line.pid for line in one.journal()} == set(workers.values())
     assert one.stop() == 0
 
 

@@ -265,12 +265,12 @@ class WorkerProcess:
         process = reap(self.child)
         if process is not None:
             self.look(now)
-            if process.signal == signal.SIGTERM and self.killed_for is None:
-                self._note_sigterm(stopping=stopping)
+            if self.killed_for is None and process.signal in (signal.SIGTERM, None):
+                self._note_sigterm(stopping=stopping and process.signal is not None)
         return process
 
     def _note_sigterm(self, *, stopping: bool) -> None:
-        """It dies of that only where the job in hand has taken away what the worker does at it."""
+        """It dies of that, or exits, only where the job in hand has taken away what the worker does at it."""
         if self._interrupted is not None and self._interrupted[0] == self.last.key:
             self.killed_key, self.killed_for = self._interrupted
         elif stopping:  # it came from a service manager, which signals all processes
