@@ -61,9 +61,9 @@ class Board:
         self._is_told = False
         """Whether attempts begin and end here. With a context that was made by hand nobody tells."""
         self._lock = threading.RLock()
-        """Held by who reads and writes `follow_ups`, and while an attempt ends. One that its holder may take
-        again, since a signal handler of the job may say something while the job does. A forked process takes
-        it never: there the thread that holds it may not exist."""
+        """Held by who reads and writes `follow_ups`, and while an attempt ends that has said something. One
+        that its holder may take again, since a signal handler of the job may say something while the job
+        does. A forked process takes it never: there the thread that holds it may not exist."""
 
     def begin(self, key: ClaimKey) -> None:
         """An attempt begins; `take` ends it."""
@@ -104,23 +104,27 @@ class Board:
 
     def take(self, job: Job, key: ClaimKey) -> Extras | None:
         """What the attempt has said that ends now; None: nothing."""
-        jobs = () if self._is_copy() else self._end(key)
+        self._running.discard(key)  # first: what `_add` enters from here on, it takes back itself
+        jobs = self._end(key) if self.follow_ups and not self._is_copy() else ()
         progress = None if self.progress.newest_job is None else self.progress.newest_of(job)
         return Extras(follow_ups=jobs, progress=progress) if jobs or progress is not None else None
 
     def _add(self, given: _Said, job: Job) -> None:
         key = job.claim_key
         with self._lock:
+            # Before the look at what runs: `take` waits for the lock only where it finds something.
+            follow_ups = self.follow_ups.setdefault(key, FollowUps())
             if self._is_told and key not in self._running:
+                if not follow_ups.jobs():
+                    self.follow_ups.pop(key, None)  # a signal handler may have been here meanwhile
                 raise InvalidJob(
                     "ctx.then was called after the attempt had ended; have the job wait for the thread that "
                     "calls it."
                 )
-            self.follow_ups.setdefault(key, FollowUps()).add(given)
+            follow_ups.add(given)
 
     def _end(self, key: ClaimKey) -> tuple[Job, ...]:
         with self._lock:
-            self._running.discard(key)
             follow_ups = self.follow_ups.pop(key, None)
             return () if follow_ups is None else follow_ups.jobs()
 

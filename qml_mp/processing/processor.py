@@ -53,6 +53,7 @@ _log = logging.getLogger(__name__)
 
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
+_NO_IDS: frozenset[str] = frozenset()
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
 _PLAIN = frozenset({type(None), bool, int, float, str, list, dict, WorkerResult})
 """What most jobs return, and nothing of it is still to be run."""
@@ -257,7 +258,7 @@ class JobProcessor:
 
 def _innermost(worker: Worker, board: Board) -> CallNext:
     def call(job: Job, context: WorkerContext) -> object:
-        before = board.begin_code(job) if board.follow_ups else frozenset[str]()
+        before = board.begin_code(job) if board.follow_ups else _NO_IDS
         try:
             result: object = worker.execute(job, context)
             if type(result) in _PLAIN or not inspect.isawaitable(result):

@@ -21,6 +21,7 @@ from qml_mp.errors import InvalidJob
 from qml_mp.processing import board
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from tests.unit.processor_case import claim_of, error_of, run
+from tests.until import PATIENCE_S
 
 
 def chaining(*jobs: Any, then: Callable[[], object] = lambda: None) -> Callable[..., object]:
@@ -182,6 +183,43 @@ def test_once_the_attempt_has_ended_it_is_refused_and_not_lost() -> None:
 
     with pytest.raises(InvalidJob, match="after the attempt had ended"):
         contexts[0].then(Job.new("next"))
+    assert not contexts[0].board.follow_ups
+
+
+def test_what_a_thread_begins_to_say_while_the_attempt_ends_is_refused_and_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, has_ended = threading.Event(), threading.Event()
+    contexts, refused = list[WorkerContext](), list[InvalidJob]()
+
+    class Slow(board.FollowUps):
+        def __init__(self) -> None:
+            super().__init__()
+            if threading.current_thread() is thread:
+                begun.set()
+                has_ended.wait(PATIENCE_S)
+
+    def say() -> None:
+        try:
+            contexts[0].then(Job.new("late"))
+        except InvalidJob as problem:
+            refused.append(problem)
+
+    def f(ctx: WorkerContext) -> None:
+        contexts.append(ctx)
+        thread.start()
+        assert begun.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=say)
+    monkeypatch.setattr(board, "FollowUps", Slow)
+
+    outcome = run(f)
+    has_ended.set()
+    thread.join()
+
+    assert isinstance(outcome, Success)
+    assert outcome.extras is None
+    assert "after the attempt had ended" in str(refused[0])
     assert not contexts[0].board.follow_ups
 
 
