@@ -48,13 +48,18 @@ class Held:
         return (claim.job.method for claim in self._claims)
 
     @property
+    def next_method(self) -> str:
+        """That of the first, which there is."""
+        return self._claims[0].job.method
+
+    @property
     def is_stale(self) -> bool:
         """Whether they came too late, or the next one waits for so long that this process and its supervisor
         must have been stopped meanwhile, and a peer may have declared them dead."""
         if self._must_go_back:
             return bool(self._claims)
-        waits = bool(self._claims) and self._claims[0].key.packed not in self._need_no_ticket
-        return waits and time.monotonic() - self._held_at > _FRESH_S
+        is_old = time.monotonic() - self._held_at > _FRESH_S
+        return is_old and bool(self._claims) and self._claims[0].key.packed not in self._need_no_ticket
 
     @property
     def has_taken_many(self) -> bool:

@@ -131,8 +131,9 @@ class WorkerLoop:
     def _make_ready(self) -> bool:
         """Before the next of the jobs that are held: what has ended does not wait for one that may be long,
         and nobody else's work does. Whether anything had to be done."""
-        expected_s = self._estimates.of(next(self._held.methods))
-        self._claims_ahead = expected_s is not None and self._can_claim_ahead(expected_s)
+        expected_s = self._estimates.of(self._held.next_method)
+        is_last = len(self._held) == 1
+        self._claims_ahead = is_last and expected_s is not None and self._can_claim_ahead(expected_s)
         if self._claims_ahead:
             self._runner.catch_up()
             self._commands.look()
@@ -164,9 +165,9 @@ class WorkerLoop:
         return max(0, limit - left) if left <= max(_FEW, limit // _FEW_PART) else 0
 
     def _can_claim_ahead(self, expected_s: float) -> bool:
-        """Whether it pays and hurts nobody during the next job, which is expected to take so long."""
+        """Whether it pays and hurts nobody during the last job, which is expected to take so long."""
         has_company = bool(self._outcomes) or (self._is_in_a_row and expected_s >= _WORTH_A_COMMIT_S)
-        is_of_use = has_company and len(self._held) == 1 and _WORTH_S <= expected_s <= AHEAD_S
+        is_of_use = has_company and _WORTH_S <= expected_s <= AHEAD_S
         return is_of_use and self._held.payload_chars <= _UNREAD_CHARS and self._outcomes.can_be_sent
 
     def _work_on(self, execution: Execution) -> None:
