@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 import sys
 import typing
+from collections.abc import Callable
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -44,9 +46,8 @@ def numpy_codec(kind: type, args: tuple[Any, ...]) -> Codec | None:
     if not is_numpy(kind):
         return None
     if is_numpy_array(kind):
-        numpy, dtype = sys.modules["numpy"], _dtype(args)
-        return Codec(_lists_of(kind), lambda value, where: _built(numpy.asarray, value, where, dtype))
-    return Codec(_lists_of(kind), lambda value, where: _built(kind, value, where))
+        return _array_codec(kind, _dtype(args))
+    return Codec(_lists_of(kind), lambda value, where: _built(kind, kind, value, where))
 
 
 def is_numpy(kind: Any) -> bool:
@@ -67,6 +68,8 @@ def _check_carried(value: object, where: str) -> None:
     dtype = value.dtype  # type: ignore[attr-defined]  # arrays and numbers have it
     if dtype.kind in "mM":  # whole numbers, instants or text by its unit
         lost, instead = f"{dtype}", "whole numbers (.astype('int64')) or text (.astype(str))"
+    elif dtype.char in "gG":  # their `tolist` gives numbers of the same type
+        lost, instead = f"{dtype}", "numbers of 64 bits (.astype('float64'))"
     elif hasattr(value, "mask"):
         lost, instead = "a masked array", "its data (.filled(0)) and its mask (.mask), each by itself"
     elif dtype.kind == "V":
@@ -83,7 +86,23 @@ def _dtype(args: tuple[Any, ...]) -> Any:
     return named[0] if is_one else None
 
 
-def _lists_of(kind: type) -> typing.Callable[[Any, str], JsonValue]:
+def _array_codec(kind: type, dtype: Any) -> Codec:
+    make = partial(sys.modules["numpy"].asarray, dtype=dtype)
+    lists_of = _lists_of(kind)
+
+    def encode(value: Any, where: str) -> JsonValue:
+        lists = lists_of(value, where)
+        if dtype is not None and value.dtype != dtype:
+            decode(lists, where)  # refuses what the dtype of the annotation does not hold
+        return lists
+
+    def decode(value: Any, where: str) -> Any:
+        return _built(make, kind, value, where)
+
+    return Codec(encode, decode)
+
+
+def _lists_of(kind: type) -> Callable[[Any, str], JsonValue]:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, kind):
             raise mismatch(value, kind.__name__, where)
@@ -99,8 +118,12 @@ def _lists_of(kind: type) -> typing.Callable[[Any, str], JsonValue]:
     return encode
 
 
-def _built(make: Any, value: Any, where: str, dtype: Any = None) -> Any:
+def _built(make: Callable[[Any], Any], kind: type, value: Any, where: str) -> Any:
     try:
-        return make(value) if dtype is None else make(value, dtype)
+        made = make(value)
+        # numpy cuts fractions off, and takes any text for true.
+        if made.dtype.kind in "iub" and made.tolist() != value:
+            raise ValueError(f"{made.dtype} does not hold what it was given; convert that before (.astype)")
     except Exception as problem:  # ValueError for ragged lists, TypeError, OverflowError
-        raise InvalidJob(f"{where[:300]} is no {make.__name__}: {problem}") from None
+        raise InvalidJob(f"{where[:300]} is no {kind.__name__}: {problem}") from None
+    return made

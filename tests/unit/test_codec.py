@@ -22,6 +22,7 @@ import pytest
 import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qml_mp import QmlApp
 from qml_mp.core.payload import JsonValue
@@ -401,6 +402,53 @@ def test_json_that_does_not_fit_is_refused_with_the_place(value: Any, hint: obje
 def test_a_number_or_duration_that_would_be_altered_is_refused(value: Any, hint: object) -> None:
     with pytest.raises(InvalidJob):
         to_json(value, hint, where="it")
+
+
+NOT_HELD: list[tuple[Any, object]] = [
+    ([1.5], NDArray[np.int64]),
+    ([0.2, 1.0], NDArray[np.uint8]),
+    ([300], NDArray[np.uint8]),
+    ([[5, 1]], NDArray[np.bool_]),
+    (["12"], NDArray[np.int64]),
+]
+
+
+@pytest.mark.parametrize(("value", "hint"), NOT_HELD)
+def test_an_array_with_what_the_dtype_of_its_annotation_does_not_hold_is_refused(
+    value: Any, hint: object
+) -> None:
+    with pytest.raises(InvalidJob, match=r"^it is no ndarray: "):
+        to_json(np.array(value), hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [*NOT_HELD, (2.7, np.int64), ("12", np.int64), ("false", np.bool_), (None, np.bool_)]
+)
+def test_json_that_a_whole_number_or_truth_of_numpy_does_not_hold_is_not_cut_to_one(
+    value: Any, hint: object
+) -> None:
+    with pytest.raises(InvalidJob, match=r"^it is no "):
+        from_json(value, hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "dtype"),
+    [
+        (np.array([1.0, 255.0]), NDArray[np.uint8], np.uint8),
+        (np.array([1, 2], dtype=np.int32), NDArray[np.int64], np.int64),
+        (np.array([0, 1]), NDArray[np.bool_], np.bool_),
+        (np.array([True]), NDArray[np.int64], np.int64),
+        (np.array([0.5]), NDArray[np.float32], np.float32),
+        (np.array(3.0), NDArray[np.int64], np.int64),
+    ],
+)
+def test_an_array_that_the_dtype_of_its_annotation_holds_comes_back_of_that_dtype(
+    value: Any, hint: Any, dtype: type
+) -> None:
+    back = from_json(to_json(value, hint, where="it"), hint, where="it")
+
+    assert np.array_equal(back, value)
+    assert back.dtype == dtype
 
 
 def test_a_time_whose_text_would_lose_its_zone_is_refused() -> None:

@@ -346,6 +346,8 @@ UNCARRIED = [
     ),
     (np.array(["2025-03-01"], dtype="datetime64[D]"), r"is datetime64\[D\]"),
     (np.timedelta64(5, "ns"), r"is timedelta64\[ns\]"),
+    (np.longdouble(1.5), r"is float\d+, .* \(\.astype\('float64'\)\)"),
+    (np.array([1.5], dtype=np.longdouble), r"is float\d+, .* \(\.astype\('float64'\)\)"),
     (np.ma.masked_array([1, 2], mask=[False, True]), r"is a masked array, .* its mask"),
     (np.array([(1, 2.5)], dtype=[("a", int), ("b", float)]), r"is a structured array, .* each field"),
     (np.array([(1, 2.5)], dtype=[("a", int), ("b", float)])[0], r"is a structured array"),
@@ -397,6 +399,8 @@ def test_an_array_whose_shape_lists_say_comes_back_with_it(shape: tuple[int, ...
         ("ä", bytes, "The result is not base64"),
         ({"x": 1}, dict[int, int], "The result has the key 'x'; it must be a whole number."),
         ([[1], [1, 2]], np.ndarray, "The result is no "),
+        ([0.2], NDArray[np.uint8], "The result is no ndarray: uint8 does not hold what it was given"),
+        (2.7, np.int64, "The result is no int64: int64 does not hold what it was given"),
     ],
 )
 def test_a_result_that_does_not_fit_the_annotation_any_more_is_told_with_the_value(
