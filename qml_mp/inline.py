@@ -214,7 +214,7 @@ class _Inline:
         hook = self._program.on_state_change
         if hook is not None:
             try:
-                change = StateChange(job=replace(job), old=old, new=job.state_name)
+                change = StateChange.of(job, old=old)
                 in_own_context(lambda told, _: hook(told), change, None)
             except Exception:
                 logger.exception("The state-change hook failed", extra={"job_id": job.id})

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import replace
 
 import setproctitle
 
@@ -136,7 +135,7 @@ class StateChanges:
         self._display.running(execution, is_over=is_over)
         began_at = time.monotonic()
         try:
-            change = StateChange(job=replace(job), old=old, new=job.state_name)
+            change = StateChange.of(job, old=old)
             in_own_context(lambda told, _: hook(told), change, None)
         except BaseException as error:
             told = describe_anything(error)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from qml_mp.clock import Clock, SystemClock
@@ -17,6 +17,7 @@ from qml_mp.core.state import Processing, StateName
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.retry import is_a, type_name
+from qml_mp.processing.scalars import ANYTHING
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +46,12 @@ class StateChange:
     job: Job
     old: StateName
     new: StateName
+
+    @classmethod
+    def of(cls, job: Job, *, old: StateName) -> StateChange:
+        """With a copy of the job, of which the hook may make what it likes: the job itself may run next."""
+        payload, metadata = ANYTHING.decode(job.payload, ""), ANYTHING.decode(job.metadata, "")
+        return cls(job=replace(job, payload=payload, metadata=metadata), old=old, new=job.state_name)
 
 
 StateChangeHook = Callable[[StateChange], None]

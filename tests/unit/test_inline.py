@@ -849,6 +849,21 @@ def test_middleware_hook_log_and_context_are_those_of_a_worker(caplog: pytest.Lo
     ]
 
 
+def test_a_job_gets_its_arguments_whatever_the_hook_makes_of_the_payload_that_it_is_told() -> None:
+    def hide(change: StateChange) -> None:
+        payload: Any = change.job.payload
+        del payload["password"]
+
+    hidden = QmlApp("sqlite:////nowhere/jobs.db", on_state_change=hide)
+
+    @hidden.job()
+    def sign_in(password: str) -> str:
+        return password
+
+    with hidden.inline():
+        assert sign_in.enqueue("secret").wait(timeout=0) == "secret"
+
+
 def test_a_failure_for_good_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     told_of = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
 

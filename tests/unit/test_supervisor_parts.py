@@ -1044,6 +1044,23 @@ def test_no_limit_goes_on_once_the_hook_was_told_of_an_end(run_of: MakeRun) -> N
     assert activities == [Activity.RUNNING, Activity.FINISHING]
 
 
+def test_what_the_hook_makes_of_the_job_that_it_is_told_of_is_not_what_the_job_gets(run_of: MakeRun) -> None:
+    run = run_of(1, HandClock())
+    execution = processor_of(lambda: None).resolve(claim_of({"a": [1]}, metadata={"of": ["b"]}))
+
+    def hook(change: StateChange) -> None:
+        payload: Any = change.job.payload
+        payload.pop("a").clear()
+        metadata: Any = change.job.metadata
+        metadata.pop("of").clear()
+
+    with closing(Bell()) as bell:
+        display = Display(run.pool.slots.writer(0), bell=bell, title="a test")
+        StateChanges(hook, display=display, events=new_emitter()).claimed(execution)
+
+    assert (execution.job.payload, execution.job.metadata) == ({"a": [1]}, {"of": ["b"]})
+
+
 def test_that_the_hook_failed_is_told_with_its_attempt(
     run_of: MakeRun, caplog: pytest.LogCaptureFixture
 ) -> None:
