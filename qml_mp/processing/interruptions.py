@@ -23,14 +23,14 @@ def why_ended(error: BaseException, cancel: CancelToken) -> CancelReason | None:
 
     An interruption says so by itself. Another error does where one is behind it: the job's clean-up has
     raised it, or it was raised in the other's stead. So does a `SystemExit`, as a handler of SIGTERM that is
-    the job's own raises it. Both only if the job was asked to end: an error that is raised a second time
-    still has behind it what it had at the first.
+    the job's own raises it. All of them only if the job was asked to end: what another job was ended by may
+    have been kept and be raised again, and still has behind it what it had.
     """
     found = interruption_in(error)
     if found is None:
         found = _end_behind(error)
-        if found is None or cancel.reason is None:
-            return None
+    if found is None or cancel.reason is None:
+        return None
     return CancelReason.TIMEOUT if is_a(found, JobTimeout) else cancel.reason
 
 

@@ -240,7 +240,9 @@ def test_an_error_that_an_ended_job_raises_in_the_interruptions_stead_changes_no
     assert set(map(keys_of, caplog.records)) == {(claim.job.id, "f", 2, "w-1")}
 
 
-@pytest.mark.parametrize("job", [failing_clean_up, wrapping, wrapping_again_and_hiding_it])
+@pytest.mark.parametrize(
+    "job", [interrupted, failing_clean_up, wrapping, wrapping_again_and_hiding_it, interrupted_in_a_group]
+)
 def test_an_error_that_is_raised_again_in_a_job_that_nobody_ends_is_a_failure(
     job: Callable[[WorkerContext], None],
 ) -> None:
