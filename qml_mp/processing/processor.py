@@ -230,7 +230,6 @@ class JobProcessor:
 
     def _tell_of_error(self, error: BaseException, reason: CancelReason, claim: Claim) -> str:
         """That a job which was ended has raised this, in the log and for its record."""
-        drop_pending(self._user_code)
         told = self._described(error)
         _log.warning(
             "job %s (%s) was ended (%s), and raised %s: %s",
@@ -253,6 +252,7 @@ class JobProcessor:
         return ErrorInfo(type=type_when_text, message=clean(cast(str, said.error or ""), MAX_MESSAGE_BYTES))
 
     def _described(self, error: BaseException) -> ErrorInfo:
+        drop_pending(self._user_code)
         return describe_anything(error, user_code=self._user_code)
 
 
