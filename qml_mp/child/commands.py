@@ -166,7 +166,7 @@ class Commands:
         has it reads nothing more."""
         with self._lock:
             self._attempt.is_over = True
-            self._attempt = _Attempt(None)
+            self._attempt, self._interrupt = _Attempt(None), None
 
     def user_code(self) -> Commands:
         """`with` it: the span in which an exception may be raised from the signal handler."""

@@ -100,6 +100,21 @@ def test_nor_does_one_whose_interruption_was_read_before(
     assert is_leaving == [False, True]
 
 
+def test_one_after_a_job_that_has_ended_before_its_interruption_was_raised_means_leave(
+    pipe: tuple[int, int],
+) -> None:
+    commands = Commands(PipeReader(pipe[0]))
+    token = begin(commands)
+    send(pipe[1], INTERRUPT)
+    assert token.is_cancelled
+    commands.attend_to_nothing()
+
+    for _ in ("that of the interruption", "another"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert commands.leaving
+
+
 def test_a_signal_that_comes_just_before_a_wait_between_jobs_ends_it(
     pipe: tuple[int, int],
 ) -> None:
