@@ -18,10 +18,9 @@ from qml_mp.ipc.pipe import unpacked_key
 
 _VERSION_BYTES = 8
 _BODY = struct.Struct(f"<{KEY_BYTES}sddH")  # key, done, total (not a number: unknown), bytes of the note
-_NOTE_AT = _VERSION_BYTES + _BODY.size
 PROGRESS_BYTES = 384
 _UNKNOWN = float("nan")
-assert _NOTE_AT + MAX_NOTE_BYTES <= PROGRESS_BYTES
+assert _VERSION_BYTES + _BODY.size + MAX_NOTE_BYTES <= PROGRESS_BYTES
 
 
 class ProgressCell:
@@ -38,28 +37,23 @@ class ProgressCell:
         """The one that has said something last (worker), and how it stands here."""
         self._key = b""
         self._note = ""
-        self._note_bytes = 0
+        self._note_data = b""
 
     def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         """How far this job has come (worker): amounts from 0 to `progress.MOST`."""
         if job is not self.newest_job:
             self._key = job.claim_key.packed
             self.newest_job = job
-        data = None if note is self._note else note.encode(errors="replace")[:MAX_NOTE_BYTES]
-        version = self._version + 2
+        if note is not self._note:
+            self._note, self._note_data = note, note.encode(errors="replace")[:MAX_NOTE_BYTES]
+        data = self._note_data
+        body = _BODY.pack(self._key, done, _UNKNOWN if total is None else total, len(data)) + data
+        begin = self._at + _VERSION_BYTES
+        end, version = begin + len(body), self._version + 2
+        # No call in these three lines: an interruption of the job is raised where one returns, and what was
+        # being written then would stay so.
         self._numbers[self._version_at] = version - 1
-        if data is not None:
-            begin = self._at + _NOTE_AT
-            self._memory[begin : begin + len(data)] = data
-            self._note, self._note_bytes = note, len(data)
-        _BODY.pack_into(
-            self._memory,
-            self._at + _VERSION_BYTES,
-            self._key,
-            done,
-            _UNKNOWN if total is None else total,
-            self._note_bytes,
-        )
+        self._memory[begin:end] = body
         self._numbers[self._version_at] = self._version = version
 
     def newest_of(self, job: Job) -> Progress | None:

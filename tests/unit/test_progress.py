@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Retry, extras_of
 from qml_mp.core.progress import Progress, progress_of
-from qml_mp.errors import JobInterrupted
+from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.ipc.progress import ProgressCell
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView, SlotWriter
 from qml_mp.processing.cancel import CancelReason, CancelToken
@@ -108,6 +111,31 @@ def test_what_is_being_written_and_what_makes_no_sense_is_not_read() -> None:
     assert supervisor.read() is not None
     worker.show(Job.new("f"), math.nan, None, "")  # by other means than `ctx.progress`
     assert supervisor.read() is None
+
+
+def test_what_was_said_last_is_read_wherever_the_job_is_interrupted_as_it_says_more() -> None:
+    worker, supervisor = both_ends()
+    job, left = Job.new("f"), 0
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        """As a signal handler does: where a call returns."""
+        nonlocal left
+        left -= event == "c_return" and frame.f_code is ProgressCell.show.__code__
+        if left == 0:
+            raise JobTimeout("now")
+
+    returns, read = 0, list[tuple[ClaimKey, Progress] | None]()
+    while left == 0:  # else all calls have returned
+        worker.show(job, 1, 2, "one")
+        returns = left = returns + 1
+        with suppress(JobTimeout):
+            sys.setprofile(interrupt)
+            worker.show(job, 2, 2, "another")
+        sys.setprofile(None)
+        read.append(supervisor.read())
+
+    one, another = Progress(done=1, total=2, note="one"), Progress(done=2, total=2, note="another")
+    assert set(read) == {(key_of(job), one), (key_of(job), another)}
 
 
 def test_two_processes_that_write_at_a_time_leave_what_can_be_read() -> None:
