@@ -36,20 +36,19 @@ def _run_here(coroutine: Awaitable[Any]) -> Any:
     interruptions: list[BaseException] = []
 
     async def main() -> Any:
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()  # never None, in a coroutine
 
         def on_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
             error = details.get("exception")
-            if isinstance(error, JobInterrupted) and task is not None:
+            if isinstance(error, JobInterrupted):
                 interruptions.append(error)
                 task.cancel(error)
             else:
                 loop.default_exception_handler(details)
 
         def end_job(of: asyncio.Task[Any], error: BaseException) -> None:
-            if task is not None and getattr(of, "_log_traceback", False):
-                interruptions.append(error)
-                task.cancel(error)
+            if getattr(of, "_log_traceback", False):
+                on_error(loop, {"exception": error})  # which asyncio does only once the task is gone
 
         def on_done(done: asyncio.Task[Any]) -> None:
             error = getattr(done, "_exception", None)  # `exception()` would count as taken
