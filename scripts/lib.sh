@@ -61,15 +61,20 @@ find_python() {
     die "No Python of at least 3.11 with venv and ensurepip runs here. Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it in \$PYTHON."
 }
 
+# can_install: whether packages of the system can be installed without asking anybody.
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+# apt_get SECONDS ARGUMENT…: for so long at most.
+apt_get() { DEBIAN_FRONTEND=noninteractive timeout "$1" apt-get "${@:2}" -qq </dev/null >&2; }
+
 # bring_postgres PYTHON: the tests run on the system's, unless the environment says otherwise. Where it is not there
 # and cannot be installed without asking anybody, on the wheel's.
 bring_postgres() {
     [ -z "${QML_MP_TEST_URL:-}${QML_MP_TEST_POSTGRES:-}" ] || return 0
     (cd "$ROOT" && QML_MP_TEST_POSTGRES=system "$1" -m tests.postgres_programs) </dev/null >&2 && return 0
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    if can_install; then
         say "── installing PostgreSQL"
-        { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -y -qq postgresql; } \
-            </dev/null >&2 && return 0
+        apt_get 60 update && apt_get 240 install -y postgresql && return 0
     fi
     say "Everything runs on the PostgreSQL of the wheel."
 }
@@ -78,13 +83,12 @@ bring_postgres() {
 # anybody, those that need it are skipped and say what to install.
 bring_pgbouncer() {
     PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null && return 0
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    if ! can_install; then
         say "PgBouncer is not installed (Debian: apt-get install pgbouncer; macOS: brew install pgbouncer)."
         return 0
     fi
     say "── installing PgBouncer"
-    { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 60 apt-get install -y -qq pgbouncer; } \
-        </dev/null >&2 || say "PgBouncer could not be installed."
+    apt_get 60 update && apt_get 60 install -y pgbouncer || say "PgBouncer could not be installed."
 }
 
 # bring_chromium PYTHON: the tests of the page have a real one, which no wheel brings. Those that need it fail where
@@ -95,15 +99,14 @@ bring_chromium() {
         apt-cache show chromium-headless-shell >/dev/null 2>&1 && echo chromium-headless-shell || echo chromium
     }
     has_chromium "$1" >/dev/null 2>&1 && return 0
-    if [ -n "${QML_MP_TEST_CHROMIUM:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    if [ -n "${QML_MP_TEST_CHROMIUM:-}" ] || ! can_install; then
         has_chromium "$1" >&2 || true
         return 0
     fi
     say "── installing Chromium"
     # 105 to 226 MB to fetch, some 10 s where the network is good. Its recommendations are for a desktop.
-    { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 240 \
-        apt-get install -y -qq --no-install-recommends "$(best_package)" fonts-liberation; } \
-        </dev/null >&2 || say "Chromium could not be installed."
+    apt_get 60 update && apt_get 240 install -y --no-install-recommends "$(best_package)" fonts-liberation ||
+        say "Chromium could not be installed."
 }
 
 # make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
