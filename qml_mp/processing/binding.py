@@ -18,7 +18,7 @@ from typing import Any
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import names_for, unwrapped
-from qml_mp.processing.codec import codec_of, encoded
+from qml_mp.processing.codec import codec_of, decoded, encoded
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.scalars import Codec, UnusableAnnotation
 
@@ -132,7 +132,7 @@ class Binding:
     def _bound(self, payload: JsonValue, context: WorkerContext | None) -> inspect.BoundArguments:
         parameters = self._parameters()
         values = {
-            name: self._converted(lambda codec, *it: codec.decode(*it), parameters, name, value)
+            name: self._converted(decoded, parameters, name, value)
             for name, value in self._arguments(parameters, payload).items()
         }
         if parameters.context is not None:

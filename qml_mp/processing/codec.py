@@ -66,7 +66,12 @@ def encoded(codec: Codec, value: object, where: str) -> JsonValue:
 
 def from_json(value: JsonValue, hint: object, *, where: str) -> Any:
     """The value as its annotation wants it; `InvalidJob` naming `where` when it does not fit."""
-    return codec_of(hint, where).decode(value, where)
+    return decoded(codec_of(hint, where), value, where)
+
+
+def decoded(codec: Codec, value: JsonValue, where: str) -> Any:
+    """`from_json` by the codec of the annotation."""
+    return codec.decode(value, where)
 
 
 def codec_of(hint: Any, where: str) -> Codec:

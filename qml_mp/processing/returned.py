@@ -10,7 +10,7 @@ from typing import Any
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.binding import resolved_hint
-from qml_mp.processing.codec import codec_of, encoded, is_mistakable
+from qml_mp.processing.codec import codec_of, decoded, encoded, is_mistakable
 from qml_mp.processing.context import WorkerResult
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.remade import writing_made_fields
@@ -61,7 +61,7 @@ class Returned:
         if codec is None:
             return value
         try:
-            return codec.decode(value, _WHERE)
+            return decoded(codec, value, _WHERE)
         except UnusableAnnotation:  # a part of it
             return value
 
