@@ -116,8 +116,9 @@ class ServerConfig:
     term_grace: Annotated[timedelta, Time()] = timedelta(seconds=5)
     """From that exception until SIGKILL."""
     orphan_grace: Annotated[timedelta, Time()] = timedelta(seconds=5)
-    """How long a busy worker may outlive its supervisor. In the last third of it, 1.5 s at most,
-    `JobInterrupted` is raised inside its job; when that is less than a second, hardly or not at all."""
+    """How long a busy worker may outlive its supervisor, at most two thirds of `dead_server_timeout`. In the
+    last third of it, 1.5 s at most, `JobInterrupted` is raised inside its job; when that is less than a
+    second, hardly or not at all."""
     boot_timeout: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=60)
     """A worker that is not ready after this long is killed and counted as failed to boot."""
     max_crashes: Annotated[int, Count(1, 1000)] = 3

@@ -29,8 +29,12 @@ def change_raw_job(storage: Storage, job_id: str, **columns: str | bytes | int) 
 
 
 def move_server_elsewhere(storage: Storage, server_id: str) -> None:
-    """Have the row say that the server runs on another host, so that no process table tells of it."""
+    """Have the rows say that the server and its workers run on another host, so that no process table tells
+    of them."""
     change_server(storage, server_id, host="elsewhere")
+    for worker in storage.list_workers():
+        if worker.server_id == server_id:
+            _change(storage, "workers", worker.id, {"host": "elsewhere"})
 
 
 def hooks_of(storage: Storage, *methods: str) -> dict[str, tuple[bool, bool]]:

@@ -107,6 +107,25 @@ def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_serv
 
 
 @across_machines
+@pytest.mark.fault(4)
+def test_a_job_of_a_killed_supervisor_has_ended_before_a_server_of_another_machine_runs_it_again(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60", **HEARTBEAT).start()
+    enqueue(storage, "stubborn")
+    first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
+    move_server_elsewhere(storage, row_of(one, storage).id)
+    two = server("-w", "1", **HEARTBEAT).start()
+
+    os.kill(one.pid, signal.SIGKILL)
+
+    wait_until(lambda: any(line.claim_seq == 2 for line in two.journal()), what="the second run")
+    assert is_gone(first)
+    two.signal(signal.SIGQUIT)
+    assert two.wait() == 6
+
+
+@across_machines
 @pytest.mark.fault(8)
 def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
     server: MakeServer, storage: Storage, tmp_path: Path

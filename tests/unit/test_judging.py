@@ -10,7 +10,7 @@ import pytest
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences
+from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences, orphan_grace_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HERE = host.identity().host
@@ -78,6 +78,20 @@ def test_on_one_machine_a_short_silence_tells(
     assert silence_that_proves_death(judging, IN_A_CONTAINER) == seconds(container)
     assert silence_that_proves_death(judging, BEFORE_A_REBOOT) == seconds(earlier_boot)
     assert judging.shortest_silence == seconds(earlier_boot)
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize(
+    ("grace_s", "timeout_s", "expected_s"), [(5, 60, 5), (600, 60, 40), (5, 3, 2), (0, 60, 0)]
+)
+def test_orphans_end_before_anybody_may_judge_their_server(
+    grace_s: float, timeout_s: float, expected_s: float
+) -> None:
+    config = ServerConfig(
+        orphan_grace=seconds(grace_s), heartbeat_interval=seconds(1), dead_server_timeout=seconds(timeout_s)
+    )
+
+    assert orphan_grace_of(config) == seconds(expected_s)
 
 
 def test_across_machines_only_the_timeout_counts_and_another_boot_proves_nothing() -> None:

@@ -26,6 +26,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.recovery.judging import orphan_grace_of
 from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
 from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign
 from qml_mp.supervisor.run import Run
@@ -49,7 +50,7 @@ class Guardian(Part):
         self._run = run
         self._slots = run.pool.slots
         self._side_slots = run.side_slots
-        self._orphan_grace_s = run.config.orphan_grace.total_seconds()
+        self._orphan_grace_s = orphan_grace_of(run.config).total_seconds()
         self._everyone = run.everyone
         self._child: Child | None = None
         self._writing = -1

@@ -30,6 +30,12 @@ _SLEWED = 0.1  # of the time that passes: a clock which is adjusted by less is n
 _NO_STEP_S = 0.5
 
 
+def orphan_grace_of(config: ServerConfig) -> timedelta:
+    """How long busy workers may outlive their supervisor: no longer than servers that cannot see them wait
+    before they run the jobs. A sixth of that silence may be over by the death, and one is left to end them."""
+    return min(config.orphan_grace, config.dead_server_timeout * 2 / 3)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What the clock of storage said, and between which instants of the monotonic clock it was asked."""

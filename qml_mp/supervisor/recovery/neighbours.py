@@ -14,6 +14,7 @@ from datetime import timedelta
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.recovery.judging import orphan_grace_of
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import pidfd_of
@@ -33,7 +34,7 @@ class Neighbours(Part):
     def __init__(self, run: Run) -> None:
         self._registration = run.registration
         self._clock = run.clock
-        self._grace = run.config.orphan_grace
+        self._grace = orphan_grace_of(run.config)
         self._fds: dict[str, int] = {}
         self._died_at: dict[str, float] = {}
         self._told: set[str] = set()
