@@ -107,9 +107,9 @@ class ServerConfig:
     SQLite servers send one every two seconds."""
     dead_server_timeout: Annotated[timedelta, Time()] = timedelta(seconds=60)
     """A peer silent for longer, of which no process is seen, is dead: its jobs are re-queued and its row
-    is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least, and
-    `orphan_grace` + 2 s. A server without heartbeats waits for `stale_processing_after` too, and looks
-    twice."""
+    is removed. Where its own is longer, that counts. On SQLite `stale_processing_after` is enough when that
+    is shorter, but 8 s at least, and `orphan_grace` + 2 s. A server without heartbeats waits for
+    `stale_processing_after` too, and looks twice."""
 
     cancel_grace: Annotated[timedelta, Time()] = timedelta(seconds=2)
     """From asking a job to end until an exception is raised inside it."""

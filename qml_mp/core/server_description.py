@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.units import parse_duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +35,20 @@ class ToldLoop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerDescription:
-    """Written by the server, read by people's pages and commands."""
+    """Written by the server, read by people's pages and commands, and by servers that judge it."""
 
     app: str = ""
     """The "module:attribute" that its app was found by; "": by nothing, or it does not say."""
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[ToldSetting, ...] = ()
     loops: tuple[ToldLoop, ...] = ()
+
+    def duration(self, name: str) -> timedelta | None:
+        """One of the settings; None: it does not tell that one, or in another way, as another version may."""
+        try:
+            return next((parse_duration(each.value) for each in self.settings if each.name == name), None)
+        except ConfigurationError:
+            return None
 
     def to_text(self) -> str:
         """JSON; `read_description` is the way back."""

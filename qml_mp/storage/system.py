@@ -1,9 +1,10 @@
-"""Every process: what servers tell of themselves, and what the storage takes, for people."""
+"""Every process: what servers tell of themselves, and what the storage takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from qml_mp.core.server_description import ServerDescription, read_description
 from qml_mp.storage.database import Part
@@ -51,6 +52,13 @@ class SystemFacts(Part):
         """By the id of each registered server."""
         rows = self._db.read("reading what servers tell", self._db.queries.system.descriptions)
         return {text_of(row["id"]): read_description(optional_text_of(row["description"])) for row in rows}
+
+    def told_timeouts(self) -> Mapping[str, timedelta]:
+        """The `dead_server_timeout` of each registered server that has told it, by id: it may beat so rarely
+        that by a shorter one it is dead between two beats."""
+        told = self.server_descriptions().items()
+        timeouts = {server_id: description.duration("dead_server_timeout") for server_id, description in told}
+        return {server_id: timeout for server_id, timeout in timeouts.items() if timeout is not None}
 
     def size(self) -> StorageSize:
         """How large it is. A role that may not see statistics gets zeros."""

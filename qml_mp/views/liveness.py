@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from qml_mp.core.server_description import ServerDescription
 from qml_mp.core.server_info import ServerInfo
-from qml_mp.errors import ConfigurationError
 from qml_mp.host import is_alive
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.units import format_duration, parse_duration
+from qml_mp.units import format_duration
 
 # Of a server that has not told its settings, as an older version does not.
 _SILENT_AFTER = ServerConfig().dead_server_timeout
@@ -73,21 +71,9 @@ def liveness_by_server(
     storage: Storage, servers: Sequence[ServerInfo], *, now: datetime
 ) -> Mapping[str, Liveness]:
     """Of each of these, by id; `now` is the storage's clock, asked after they were read."""
-    told = storage.server_descriptions() if servers else {}
+    told = storage.told_timeouts() if servers else {}
     default = _SILENT_AFTER_ON_ONE_MACHINE if storage.is_on_one_machine else _SILENT_AFTER
-    return {
-        each.id: _liveness_of(each, now=now, limit=_own_timeout(told.get(each.id)) or default)
-        for each in servers
-    }
-
-
-def _own_timeout(told: ServerDescription | None) -> timedelta | None:
-    """Its `dead_server_timeout`: by a shorter one, a server that beats rarely is dead between two beats."""
-    settings = {each.name: each.value for each in (() if told is None else told.settings)}
-    try:
-        return parse_duration(settings["dead_server_timeout"])
-    except (KeyError, ConfigurationError):  # another version may write it in another way
-        return None
+    return {each.id: _liveness_of(each, now=now, limit=told.get(each.id, default)) for each in servers}
 
 
 def _liveness_of(server: ServerInfo, *, now: datetime, limit: timedelta) -> Liveness:

@@ -158,6 +158,30 @@ def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
 
 @across_machines
 @pytest.mark.fault(8)
+def test_a_server_that_beats_rarely_keeps_its_job_beside_one_of_a_shorter_timeout(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    rare = server("-w", "1", app=GATED, QML_MP_ENABLE_HEARTBEAT="yes").start()  # every ten seconds
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(lambda: any(line.what == "start" for line in rare.journal()), what="the start of the job")
+    was = row_of(rare, storage).id
+    move_server_elsewhere(storage, was)
+    one = server("-w", "1", app=GATED, **HEARTBEAT).start()
+    began = storage.now()
+    wait_until(lambda: row_of(one, storage).last_heartbeat - began > TIMEOUT, what="an old lease")
+
+    wait_until(lambda: was in silent_ids(storage), what="a silence between two beats")
+    wait_for_a_beat(one, storage)
+    wait_for_a_beat(one, storage)
+
+    assert was in {row.id for row in storage.list_servers()}
+    (tmp_path / "gate").touch()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert one.stop() == rare.stop() == 0
+
+
+@across_machines
+@pytest.mark.fault(8)
 def test_a_server_that_starts_judges_silent_peers_once_it_has_been_heard_as_long_itself(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,16 @@ def test_what_a_server_tells_of_itself_is_read_back(storage: Storage) -> None:
     assert storage.describe_server("a#1", TOLD)
 
     assert storage.server_descriptions() == {"a#1": TOLD, "b#2": ServerDescription()}
+
+
+def test_of_servers_that_tell_their_timeout_as_this_version_does_it_is_known(storage: Storage) -> None:
+    for server_id, value in (("a#1", "1m30s"), ("b#2", "very long")):
+        storage.register_server(server(server_id))
+        timeout = ToldSetting(name="dead_server_timeout", value=value, source="the code")
+        storage.describe_server(server_id, replace(TOLD, settings=(*TOLD.settings, timeout)))
+    storage.register_server(server("c#3"))
+
+    assert storage.told_timeouts() == {"a#1": timedelta(seconds=90)}
 
 
 def test_a_server_that_is_not_registered_has_nothing_to_tell(storage: Storage) -> None:

@@ -104,6 +104,23 @@ def test_across_machines_only_the_timeout_counts_and_another_boot_proves_nothing
         assert silence_that_proves_death(judging, peer) == config.dead_server_timeout
 
 
+@pytest.mark.parametrize(
+    ("on_one_machine", "told", "expected"),
+    [
+        pytest.param(False, None, 60, id="none is told"),
+        pytest.param(False, seconds(8), 60, id="a shorter one"),
+        pytest.param(False, seconds(600), 600, id="a longer one"),
+        pytest.param(True, seconds(600), 300, id="all claims are stale before"),
+    ],
+)
+def test_of_the_own_timeout_and_that_of_the_peer_the_longer_one_counts(
+    on_one_machine: bool, told: timedelta | None, expected: float
+) -> None:
+    judging = Judging(ServerConfig(), on_one_machine=on_one_machine)
+
+    assert judging.lease_for(IN_A_CONTAINER).timeout_of(told) == seconds(expected)
+
+
 @pytest.mark.fault(8)
 @pytest.mark.fault(74)
 @pytest.mark.parametrize("on_one_machine", [True, False])

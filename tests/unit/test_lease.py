@@ -88,6 +88,6 @@ def test_replies_that_are_slow_now_and_then_are_no_steps() -> None:
 
 
 def test_a_lease_tells_how_much_longer_it_has_to_last() -> None:
-    seconds = [lease_after(*beats_s).remaining.total_seconds() for beats_s in ((), (0, 20), (0, 35, 70))]
+    leases = [lease_after(*beats_s) for beats_s in ((), (0, 20), (0, 35, 70))]
 
-    assert seconds == [60, 40, 0]
+    assert [lease.remaining(timedelta(seconds=60)).total_seconds() for lease in leases] == [60, 40, 0]

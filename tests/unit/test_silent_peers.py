@@ -16,6 +16,7 @@ import pytest
 from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
+from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.fault(88)
 PEER, WORKER = "peer#1", "peer#1:worker:1.1"
 UNSEEN = ProcessIdentity(host="elsewhere", pid=5, started_ticks=5)
 HOUR = timedelta(hours=1)
+SHORT = {"dead_server_timeout": timedelta(seconds=8), "heartbeat_interval": timedelta(seconds=1)}
 
 
 class Pool(list[Any]):
@@ -84,6 +86,11 @@ class Pair:
             sooner = self.loop.tick(self.storage)
             wait_s = self.beat_s if sooner is None else min(self.beat_s, sooner.total_seconds())
             self.clock.passes(max(0.01, wait_s))
+
+    def peer_tells(self, *, dead_server_timeout: str) -> None:
+        """It may beat as rarely as that allows."""
+        setting = ToldSetting(name="dead_server_timeout", value=dead_server_timeout, source="the code")
+        assert self.storage.describe_server(PEER, ServerDescription(settings=(setting,)))
 
     def peer_beats(self) -> bool:
         return self.peers_storage.heartbeat_server(PEER, worker_rss={}) is not None
@@ -298,6 +305,70 @@ def test_a_server_without_heartbeats_that_starts_takes_no_job_of_a_silent_peer_a
 
     assert release_stranded_jobs(one.storage, one.run, Silences()) == 0
     assert not has_been_given_back(one)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_peer_that_has_told_a_longer_timeout_is_taken_over_after_that(
+    pair: MakePair, sleeper: ProcessIdentity, is_seen: bool
+) -> None:
+    one = pair(sleeper if is_seen else UNSEEN, on_one_machine=False, **SHORT)
+    one.peer_tells(dead_server_timeout="1m")
+    for _ in range(12):
+        one.judge_beats_for(10)
+        assert one.peer_beats()
+
+    one.judge_beats_for(59)
+    assert not one.is_taken_over()
+    assert host.is_alive(sleeper)
+
+    one.judge_beats_for(30)
+    assert one.is_taken_over()
+
+
+@pytest.mark.fault(8)
+def test_a_peer_that_has_told_a_longer_timeout_and_slept_as_long_with_its_judge_keeps_its_jobs(
+    pair: MakePair,
+) -> None:
+    one = pair(on_one_machine=False, **SHORT)
+    one.peer_tells(dead_server_timeout="1m")
+    for _ in range(12):
+        one.judge_beats_for(10)
+        assert one.peer_beats()
+
+    one.clock.passes(70)
+    one.judge_beats_for(15)
+
+    assert one.peer_beats()
+
+
+def test_on_one_machine_a_peer_outlives_a_timeout_that_is_shorter_than_its_pauses(pair: MakePair) -> None:
+    one = pair(dead_server_timeout=timedelta(seconds=1.5), heartbeat_interval=timedelta(seconds=0.5))
+    one.peer_tells(dead_server_timeout="1m")
+
+    for _ in range(60):
+        one.judge_beats_for(2)
+        assert one.peer_beats()
+
+    one.judge_beats_for(65)
+    assert one.is_taken_over()
+
+
+@pytest.mark.fault(8)
+def test_a_server_without_heartbeats_judges_a_peer_by_the_longer_timeout_that_this_has_told(
+    pair: MakePair,
+) -> None:
+    one = pair(enable_heartbeat=False, stale_processing_after=timedelta(seconds=5), **SHORT)
+    one.peer_tells(dead_server_timeout="2m")
+    loop = NeighbourLoop(one.run, judging=None, neighbours=NoNeighbours())  # type: ignore[arg-type]
+
+    for passes_s in (19, 100, 2, 21):  # silent for two minutes at the third look, and until 20 + 2 s later
+        one.clock.passes(passes_s)
+        loop.tick(one.storage)
+        assert not has_been_given_back(one)
+    one.clock.passes(1)
+    loop.tick(one.storage)
+    assert has_been_given_back(one)
 
 
 def test_a_server_that_was_stopped_in_the_middle_of_a_heartbeat_may_have_counted_as_dead(

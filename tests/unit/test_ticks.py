@@ -17,6 +17,7 @@ from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.description import DescriptionLoop
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.membership import stay
@@ -305,3 +306,17 @@ def test_a_defect_in_a_loop_is_told_with_its_traceback_and_ends_no_other(
 
     assert healthy.ticks == 1
     assert caplog.records[0].exc_info is not None
+
+
+def test_a_server_that_goes_on_as_another_tells_its_timeout_at_once(
+    run: Run, storage: Storage, table: MakeTable
+) -> None:
+    loops = table(DescriptionLoop(run, others=[]))
+    run.registration.register(storage)
+    loops.turn()
+
+    run.registration.renew_id()
+    run.registration.register(storage)
+    loops.turn()
+
+    assert storage.told_timeouts()[run.registration.id] == timedelta(minutes=1)

@@ -11,7 +11,7 @@ from qml_mp.core.server_description import ServerDescription, ToldLoop, ToldSett
 from qml_mp.setting_kinds import Size
 from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.run import Run
 from qml_mp.units import format_duration, format_size
 
@@ -20,7 +20,8 @@ _BY_DEFAULT, _IN_CODE = "default", "the code"
 
 
 class DescriptionLoop(Loop):
-    """Writes all of it anew, because loops that work go on."""
+    """Writes all of it anew, because loops that work go on; and at once where the server goes on under a new
+    id: peers judge it by the timeout that it tells."""
 
     name = "description"
     interval = _INTERVAL
@@ -28,11 +29,16 @@ class DescriptionLoop(Loop):
     def __init__(self, run: Run, *, others: Sequence[Loop]) -> None:
         super().__init__(run)
         self._others = others
+        self._told_as = run.registration.id
         self._settings = _settings(run.config)
         package = import_module("qml_mp")  # which names what stands above this
         self._versions = {"qml-mp": str(package.__version__), "Python": platform.python_version()}
 
+    def due_at(self) -> float:
+        return super().due_at() if self._told_as == self._run.registration.id else AT_ONCE
+
     def tick(self, storage: Storage) -> None:
+        self._told_as = self._run.registration.id
         loops = [
             ToldLoop(
                 name=each.name, succeeded_at=each.succeeded_at, is_failing=each.failing_since is not None
@@ -42,7 +48,7 @@ class DescriptionLoop(Loop):
         description = ServerDescription(
             app=self._run.app, versions=self._versions, settings=self._settings, loops=tuple(loops)
         )
-        storage.describe_server(self._run.registration.id, description)
+        storage.describe_server(self._told_as, description)
 
 
 def _settings(config: ServerConfig) -> tuple[ToldSetting, ...]:

@@ -77,21 +77,27 @@ class HeartbeatLoop(Loop):
         soon = max(timedelta(), self._judging.shortest_silence - self._judging.beat)
         peers = storage.silent_servers(own_id=self._run.registration.id, timeout=soon)
         silences = self._silences.look(peers, reading, seen=self._run.clock.monotonic())
+        told = storage.told_timeouts() if peers else {}
         not_yet: list[timedelta] = []
 
         def judge(peer: ServerInfo) -> None:
-            not_yet.append(self._judge(storage, peer, silences[peer.id]) or self._judging.beat)
+            sooner = self._judge(storage, peer, silences[peer.id], told.get(peer.id))
+            not_yet.append(sooner or self._judging.beat)
 
         each_by_itself(peers, judge)
         return min(not_yet, default=None)
 
-    def _judge(self, storage: Storage, peer: ServerInfo, silence: timedelta) -> timedelta | None:
-        """Reclaim from it if it counts as dead; in how long to look at it again, if not at the next beat."""
+    def _judge(
+        self, storage: Storage, peer: ServerInfo, silence: timedelta, told: timedelta | None
+    ) -> timedelta | None:
+        """Reclaim from it if it counts as dead, be it by a longer timeout that it has told; in how long to
+        look at it again, if not at the next beat."""
         is_frozen = host.is_alive(peer.process)
         if not is_frozen and is_seen_alive(storage, peer):
             return None  # the process table knows better, and `NeighbourLoop` asks it
         lease = self._judging.lease_of_frozen if is_frozen else self._judging.lease_for(peer.process)
-        too_early = max(lease.remaining, lease.timeout - silence)
+        silent_for = lease.timeout_of(told)
+        too_early = max(lease.remaining(silent_for), silent_for - silence)
         if too_early > timedelta():
             return too_early
         dead_workers: Collection[str] | None = None
@@ -100,7 +106,7 @@ class HeartbeatLoop(Loop):
             if isinstance(ended, timedelta):
                 return ended
             dead_workers = ended
-        self._reclaim(storage, peer, silent_for=lease.timeout, dead_workers=dead_workers)
+        self._reclaim(storage, peer, silent_for=silent_for, dead_workers=dead_workers)
         return None
 
     def _is_news(self, worker_id: str, rss_bytes: int) -> bool:

@@ -31,8 +31,8 @@ _NO_STEP_S = 0.5
 
 
 def orphan_grace_of(config: ServerConfig) -> timedelta:
-    """How long busy workers may outlive their supervisor: no longer than servers that cannot see them wait
-    before they run the jobs. A sixth of that silence may be over by the death, and one is left to end them."""
+    """How long busy workers may outlive their supervisor: not until servers that cannot see them run their
+    jobs. A sixth of that silence may be over when it dies, and one is left to end them."""
     return min(config.orphan_grace, config.dead_server_timeout * 2 / 3)
 
 
@@ -56,8 +56,9 @@ class Judging:
     def __init__(self, config: ServerConfig, *, on_one_machine: bool) -> None:
         self._on_one_machine = on_one_machine
         self.beat = min(config.heartbeat_interval, config.dead_server_timeout / _BEATS_IN_A_SILENCE)
+        timeout = config.dead_server_timeout
         if not on_one_machine:
-            self._lease = Lease(interval=self.beat, timeout=config.dead_server_timeout)
+            self._lease = Lease(interval=self.beat, timeout=timeout)
             self._short_lease = self.lease_of_frozen = self._lease
             return
         self.beat = min(_BEAT_ON_ONE_MACHINE, self.beat)
@@ -65,9 +66,9 @@ class Judging:
         shortest = max(_BEATS_MISSED * _BEAT_ON_ONE_MACHINE, config.orphan_grace + _BEAT_ON_ONE_MACHINE)
         # Silent for so long, all its claims are as old.
         longest = max(shortest, config.stale_processing_after)
-        self._lease = self._new_lease(min(longest, config.dead_server_timeout))
-        self._short_lease = self._new_lease(min(shortest, config.dead_server_timeout))
-        self.lease_of_frozen = self._new_lease(config.dead_server_timeout)
+        self._lease = self._new_lease(timeout, enough=longest)
+        self._short_lease = self._new_lease(timeout, enough=shortest)
+        self.lease_of_frozen = self._new_lease(timeout)
         """What this server needs to judge a silent one whose process it sees running."""
 
     @property
@@ -86,13 +87,14 @@ class Judging:
             lease.renew(reading)
 
     def lease_for(self, peer: ProcessIdentity) -> Lease:
-        """What this server needs to judge this peer: its timeout is the silence that proves the death."""
+        """What this server needs to judge this peer."""
         if self._on_one_machine and host.is_of_another_boot(peer):
             return self._short_lease  # its kernel is gone, unless the machine gives each container a boot
         return self._lease
 
-    def _new_lease(self, silence: timedelta) -> Lease:
-        return Lease(interval=self.beat, timeout=silence, longest_gap=silence * _GAP_SHARE)
+    def _new_lease(self, timeout: timedelta, *, enough: timedelta = timedelta.max) -> Lease:
+        silence = min(timeout, enough)
+        return Lease(interval=self.beat, timeout=silence, enough=enough, longest_gap=silence * _GAP_SHARE)
 
 
 class Lease:
@@ -103,12 +105,19 @@ class Lease:
     """
 
     def __init__(
-        self, *, interval: timedelta, timeout: timedelta, longest_gap: timedelta | None = None
+        self,
+        *,
+        interval: timedelta,
+        timeout: timedelta,
+        enough: timedelta = timedelta.max,
+        longest_gap: timedelta | None = None,
     ) -> None:
-        """`interval` lies between heartbeats; `timeout` is the silence after which a peer counts as dead.
-        A longer time than `longest_gap` between two heartbeats is a gap; by default there is room for a
-        late one, and for peers that wake later."""
+        """`interval` lies between heartbeats; `timeout` is the silence after which a peer counts as dead,
+        `enough` that after which each does, however long its own timeout is. A longer time than `longest_gap`
+        between two heartbeats is a gap; by default there is room for a late one, and for peers that wake
+        later."""
         self.timeout = timeout
+        self._enough = enough
         self._longest_gap = (interval + timeout) / 2 if longest_gap is None else longest_gap
         self._since: datetime | None = None
         self._newest: Reading | None = None
@@ -123,14 +132,17 @@ class Lease:
     @property
     def is_old_enough(self) -> bool:
         """Whether it has lasted for the whole timeout."""
-        return self.remaining == timedelta()
+        return self.remaining(self.timeout) == timedelta()
 
-    @property
-    def remaining(self) -> timedelta:
-        """How much longer it has to last until then, at the newest heartbeat."""
+    def remaining(self, timeout: timedelta) -> timedelta:
+        """How much longer it has to last until it has lasted for so long, at the newest heartbeat."""
         if self._since is None or self._newest is None:
-            return self.timeout
-        return max(self.timeout - (self._newest.now - self._since), timedelta())
+            return timeout
+        return max(timeout - (self._newest.now - self._since), timedelta())
+
+    def timeout_of(self, told: timedelta | None) -> timedelta:
+        """The silence that proves the death of a peer which has told this timeout of its own, or none."""
+        return self.timeout if told is None else max(self.timeout, min(told, self._enough))
 
 
 class Silences:
@@ -163,19 +175,27 @@ class Silences:
         return silences
 
     def lasting(
-        self, peers: Iterable[ServerInfo], reading: Reading, *, seen: float, timeout: timedelta
+        self,
+        peers: Iterable[ServerInfo],
+        reading: Reading,
+        *,
+        seen: float,
+        timeout: timedelta,
+        told: Mapping[str, timedelta],
     ) -> set[str]:
-        """Those of these, by id, that are silent for `timeout`, as in `look`, and were so at a look before,
-        since when one that lives would have been heard. For a server that has no lease: after an outage of
-        storage, or a sleep of all, it may look before its peers send their next heartbeats."""
+        """Those of these, by id, that are silent for `timeout`, or the longer one that they have told, as in
+        `look`, and were so at a look before, since when one that lives would have been heard. For a server
+        that has no lease: after an outage of storage, or a sleep of all, it may look before its peers send
+        their next heartbeats."""
         peers = list(peers)
         silences = self.look(peers, reading, seen=seen)
-        next_beat_s = (timeout / _BEATS_IN_A_SILENCE + _NEXT_TRY).total_seconds()
         known, self._silent_since = self._silent_since, {}
         lasting = set()
         for peer in peers:
-            if silences[peer.id] < timeout:
+            longest = max(timeout, told.get(peer.id, timeout))
+            if silences[peer.id] < longest:
                 continue
+            next_beat_s = (longest / _BEATS_IN_A_SILENCE + _NEXT_TRY).total_seconds()
             heartbeat, since = known.get(peer.id, (None, seen))
             found_at = since if heartbeat == peer.last_heartbeat else seen
             self._silent_since[peer.id] = (peer.last_heartbeat, found_at)

@@ -64,7 +64,8 @@ def release_stranded_jobs(
     if not config.enable_heartbeat:
         timeout = config.dead_server_timeout
         peers = storage.silent_servers(own_id=own_id, timeout=timeout)
-        silent = silences.lasting(peers, reading, seen=run.clock.monotonic(), timeout=timeout)
+        told = storage.told_timeouts() if peers else {}
+        silent = silences.lasting(peers, reading, seen=run.clock.monotonic(), timeout=timeout, told=told)
     spared = [
         server.id
         for server in storage.list_servers()
