@@ -14,7 +14,7 @@ from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.loops.history import HistoryLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.judging import Silences
-from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
+from qml_mp.supervisor.recovery.sweep import read_clock, reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import UrgentFirst
 from qml_mp.supervisor.wait import wait_for
@@ -106,7 +106,7 @@ def _recover(storage: Storage, run: Run) -> None:
     try:
         remove_orphaned_folders()
         reclaim_from_dead_neighbours(storage, run, storage.list_servers(), proof_s=_PROOF_AT_START_S)
-        release_stranded_jobs(storage, run, Silences())
+        release_stranded_jobs(storage, run, read_clock(storage, run), Silences())
     except (StorageUnreachable, SchemaMismatch):
         raise
     except StorageError as error:

@@ -140,6 +140,25 @@ def test_nobody_is_judged_by_a_server_that_was_not_heard_for_as_long_itself(on_o
     assert silence_that_proves_death(judging, BEFORE_A_REBOOT) is None
 
 
+@pytest.mark.fault(49)
+@pytest.mark.parametrize(
+    ("wall_s", "monotonic", "reply_s", "expected"),
+    [
+        pytest.param(30, 30, 0, False, id="as much as has passed"),
+        pytest.param(32, 30, 0, False, id="slewed"),
+        pytest.param(35, 30, 5, False, id="told late by a slow reply"),
+        pytest.param(40, 30, 0, True, id="by ten seconds"),
+        pytest.param(3, 0, 0, True, id="in no time"),
+    ],
+)
+def test_a_clock_that_is_set_ahead_is_told_from_a_slow_reply(
+    wall_s: float, monotonic: float, reply_s: float, expected: bool
+) -> None:
+    reading = Reading(now=START + seconds(wall_s), asked=monotonic, told=monotonic + reply_s)
+
+    assert reading.is_ahead_of(read_at(seconds(0), 0)) is expected
+
+
 def heard_at(heartbeat: timedelta) -> ServerInfo:
     return ServerInfo(
         id="peer#1", name="peer", hostname="h", process=IN_A_CONTAINER, worker_count=1, queues=(),

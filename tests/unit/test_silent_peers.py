@@ -25,8 +25,9 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Fetch, Retention
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.recovery.judging import Judging, Silences
-from qml_mp.supervisor.recovery.sweep import release_stranded_jobs
+from qml_mp.supervisor.recovery.sweep import read_clock, release_stranded_jobs
 from qml_mp.supervisor.run import Run
+from tests.storage_rows import change_server
 from tests.unit.set_clock import SetClock
 
 pytestmark = pytest.mark.fault(88)
@@ -302,9 +303,37 @@ def test_a_server_without_heartbeats_that_starts_takes_no_job_of_a_silent_peer_a
 ) -> None:
     one = pair(enable_heartbeat=False, stale_processing_after=timedelta(seconds=5))
     one.clock.passes(120)
+    reading = read_clock(one.storage, one.run)
 
-    assert release_stranded_jobs(one.storage, one.run, Silences()) == 0
+    assert release_stranded_jobs(one.storage, one.run, reading, Silences()) == 0
     assert not has_been_given_back(one)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("enable_heartbeat", [True, False])
+@pytest.mark.parametrize("looks_for_s", [20, 120])
+def test_a_step_ahead_makes_no_job_of_a_peer_without_heartbeats_older(
+    pair: MakePair, enable_heartbeat: bool, looks_for_s: int
+) -> None:
+    one = pair(enable_heartbeat=enable_heartbeat)
+    change_server(one.storage, PEER, heartbeat_enabled=0)
+    judging = one.loop._judging if enable_heartbeat else None
+    loop = NeighbourLoop(one.run, judging=judging, neighbours=NoNeighbours())  # type: ignore[arg-type]
+
+    def judge_looks_for(seconds: int) -> None:
+        for _ in range(0, seconds, 2):
+            one.clock.passes(2)
+            if enable_heartbeat:
+                one.loop.tick(one.storage)
+            loop.tick(one.storage)
+
+    judge_looks_for(looks_for_s)
+    one.clock.is_set(HOUR)
+    judge_looks_for(170)
+    assert not has_been_given_back(one)
+
+    judge_looks_for(240)
+    assert has_been_given_back(one)
 
 
 @pytest.mark.fault(8)

@@ -149,6 +149,7 @@ class NeighbourLoop(Loop):
         self._kills: dict[str, int] = {}
         """Of the dead servers with workers that live all the same, how often these were killed."""
         self._look_at_ages_at = 0.0
+        self._last_look: Reading | None = None
 
     def due_at(self) -> float:
         return AT_ONCE if self._neighbours.has_news else super().due_at()
@@ -170,10 +171,7 @@ class NeighbourLoop(Loop):
             giving_back=self._giving_back,
         )
         self._note_kills(reclaimed.unkilled, servers)
-        recovered = reclaimed.jobs
-        if self._judging is None or self._judging.may_judge_by_age:
-            recovered += self._release_stranded_jobs(storage)
-        if recovered:
+        if reclaimed.jobs + self._release_stranded_jobs(storage):
             self._run.pool.wake_idle()
         self._neighbours.tell(reclaimed.left)
         registered = {server.id for server in servers}
@@ -192,12 +190,23 @@ class NeighbourLoop(Loop):
                 warn_of_survivors(server)
 
     def _release_stranded_jobs(self, storage: Storage) -> int:
-        """Less often the older they have to be."""
+        """Less often the older they have to be. After a step ahead of the clock, which makes all of them look
+        older, once those from before it are as old."""
         now = self._run.clock.monotonic()
         if now < self._look_at_ages_at:
             return 0
-        self._look_at_ages_at = now + self._run.config.stale_processing_after.total_seconds() / _LOOKS_AT_AGES
-        return release_stranded_jobs(storage, self._run, self._silences, giving_back=self._giving_back)
+        stale_after_s = self._run.config.stale_processing_after.total_seconds()
+        reading = read_clock(storage, self._run)
+        before, self._last_look = self._last_look, reading
+        if before is not None and reading.is_ahead_of(before):
+            self._look_at_ages_at = now + stale_after_s
+            return 0
+        if self._judging is not None and not self._judging.may_judge_by_age:
+            return 0
+        self._look_at_ages_at = now + stale_after_s / _LOOKS_AT_AGES
+        return release_stranded_jobs(
+            storage, self._run, reading, self._silences, giving_back=self._giving_back
+        )
 
 
 def _give_back_rest(

@@ -49,6 +49,11 @@ class Reading:
         passed_s = (self.now - before.now).total_seconds()
         return passed_s < max(0.0, (self.asked - before.told) * (1 - _SLEWED) - _NO_STEP_S)
 
+    def is_ahead_of(self, before: Reading) -> bool:
+        """Whether it was set ahead since then, or this server's machine has slept."""
+        passed_s = (self.now - before.now).total_seconds()
+        return passed_s > (self.told - before.asked) * (1 + _SLEWED) + _NO_STEP_S
+
 
 class Judging:
     """How a server judges its peers. Owned by the heartbeat loop, which tells it of each beat."""

@@ -48,17 +48,16 @@ def read_clock(storage: Storage, run: Run) -> Reading:
 
 
 def release_stranded_jobs(
-    storage: Storage, run: Run, silences: Silences, *, giving_back: GivingBack | None = None
+    storage: Storage, run: Run, reading: Reading, silences: Silences, *, giving_back: GivingBack | None = None
 ) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
+    Older at `reading`: who registers after it has no claim as old as this.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
     server that sends none itself judges silent peers so, too, at its second look; `silences` are what it has
     seen before. `giving_back` as for `reclaim_from_dead_neighbours`.
     """
     config, own_id = run.config, run.registration.id
-    # Before the list: who registers after it has no claim as old as this.
-    reading = read_clock(storage, run)
     stale_before = reading.now - config.stale_processing_after
     silent: set[str] = set()
     if not config.enable_heartbeat:
