@@ -69,6 +69,12 @@ class CronSchedule:
         """What it means, for people: "at 09:00 on Monday to Friday (Europe/Berlin)"."""
         return f"{in_words(self._fields)} ({self.tz})"
 
+    @property
+    def fires_each_hour(self) -> bool:
+        """Whether it fires at least once in each hour of each day."""
+        fields = self._fields
+        return fields.is_any_day and fields.hour.is_any and fields.month.is_any and fields.year.is_any
+
     def next_after(self, instant: datetime) -> datetime | None:
         """The first firing strictly after `instant` (aware); aware in UTC. None: there is none up to 2099."""
         if instant.tzinfo is None:

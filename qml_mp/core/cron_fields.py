@@ -77,6 +77,12 @@ class CronFields:
         return not self.day.begins_with_star and not self.weekday.begins_with_star
 
     @property
+    def is_any_day(self) -> bool:
+        """Whether day of the month and weekday let every date through."""
+        each = self.day.is_any, self.weekday.is_any
+        return any(each) if self.joins_days_by_or else all(each)
+
+    @property
     def keeps_interval(self) -> bool:
         """Whether it goes by elapsed time: when the hour begins with a star."""
         return self.hour.begins_with_star

@@ -69,8 +69,8 @@ def _interval(field: Field) -> int | None:
 def _dates(fields: CronFields) -> str:
     of_month = "" if fields.day.is_any else _days(fields.day)
     of_week = "" if fields.weekday.is_any else _weekdays(fields.weekday)
-    if fields.joins_days_by_or and (fields.day.is_any or fields.weekday.is_any):
-        of_month = of_week = ""  # one of them lets every date through
+    if fields.is_any_day:
+        of_month = of_week = ""
     if of_month and of_week:
         return f"{of_month} or {of_week}" if fields.joins_days_by_or else f"{of_month}, only if {of_week}"
     is_daily = len(fields.hour.values) <= _MOST_CLOCK_TIMES and fields.month.is_any and fields.year.is_any

@@ -31,7 +31,6 @@ _MAX_ID_CHARS = 200
 _LONGEST_JITTER = timedelta(days=1)
 _MOST_CAUGHT_UP = 1000
 _CATCH_UP = re.compile(r"catch_up\((\d{1,4})\)", re.ASCII)
-_FREQUENT = timedelta(hours=1)
 _MOST_REPEATS = 10
 _BEFORE_ALL = datetime(1969, 12, 30, tzinfo=UTC)  # no year field names an earlier one than 1970
 _NEXT_LABEL = timedelta(microseconds=1)  # what storage tells apart; a cron has whole seconds
@@ -183,12 +182,11 @@ class RecurringJob:
         """Under which instants a firing may be stored: the first that is free is taken.
 
         An instant that has had its job comes again only when the clock was set back. A template that
-        fires at least once an hour then goes on, or it would rest until the clock has caught up. A rarer
-        one does not run twice for the same instant.
+        fires in each hour of each day then goes on, or it would rest until the clock has caught up. Any other
+        does not run twice for the same instant.
         """
         yield firing
-        following = self.schedule.next_after(firing)
-        if following is not None and following - firing <= _FREQUENT:
+        if self.schedule.fires_each_hour:
             for repeat in range(1, _MOST_REPEATS):
                 yield firing + repeat * _NEXT_LABEL
 

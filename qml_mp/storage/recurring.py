@@ -166,8 +166,8 @@ class RecurringStore(Part):
         come while a job of the template has not ended, is decided in it, as the template says. A template
         that cannot be read (its cron, payload, queue, …) is disabled with the reason. One whose job a
         constraint or a trigger of the user's refuses stays due, and the others fire. A firing time that
-        comes again, because the clock was set back, makes another job only for a template that fires at
-        least once an hour.
+        comes again, because the clock was set back, makes another job only for a template that fires in
+        each hour of each day.
         """
         queries = self._db.queries.recurring
         which = self._which(limit, methods)

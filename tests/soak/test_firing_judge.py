@@ -73,3 +73,16 @@ def test_what_is_wrong_is_found(options: dict[str, str], made: list[Made], probl
 )
 def test_what_a_policy_allows_is_no_problem(options: dict[str, str], made: list[Made]) -> None:
     assert judge_firings(template(**options), made, MOMENTS) == []
+
+
+AGAIN = [*MOMENTS, *(Moment(wall=BEGIN + n * MINUTE, is_watched=True) for n in (15, 20, 30))]
+"""The clock is set back, and comes to two of the firings once more."""
+
+
+@pytest.mark.parametrize(("cron", "wrong"), [("*/10 * * * *", 0), ("*/10 22 * * *", 2)])
+def test_only_what_fires_in_each_hour_may_fire_again_for_a_time_that_came_twice(
+    cron: str, wrong: int
+) -> None:
+    found = judge_firings(replace(template(), cron=cron), [*GOOD, job(20), job(30)], AGAIN)
+
+    assert ["fired 2 times" in each for each in found] == [True] * wrong

@@ -26,7 +26,7 @@ from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, NO, claim_new, present
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-MINUTELY, DAILY = "* * * * *", "0 8 * * *"
+MINUTELY, DAILY, TWICE_A_DAY = "* * * * *", "0 8 * * *", "0,30 8 * * *"
 
 
 class HandClock(SystemClock):
@@ -85,7 +85,7 @@ def test_a_template_whose_cron_no_longer_parses_holds_up_no_other(storage: Stora
 @pytest.mark.fault(88)
 def test_a_repeated_hour_fires_a_frequent_template_again_and_a_rare_one_not(storage: Storage) -> None:
     fire_at = datetime(2026, 3, 1, 8, tzinfo=UTC)
-    for recurring_id, cron in (("frequent", MINUTELY), ("rare", DAILY)):
+    for recurring_id, cron in (("frequent", MINUTELY), ("rare", DAILY), ("twice", TWICE_A_DAY)):
         storage.upsert_recurring_job(RecurringJob.new(recurring_id, cron, recurring_id))
         for _ in range(3):
             storage.set_recurring_enabled(recurring_id, True, next_run_at=fire_at)
@@ -94,7 +94,7 @@ def test_a_repeated_hour_fires_a_frequent_template_again_and_a_rare_one_not(stor
         storage.set_recurring_enabled(recurring_id, False, next_run_at=None)
 
     methods = [job.method for job in storage.list_jobs(JobFilter()).jobs]
-    assert sorted(methods) == ["frequent", "frequent", "frequent", "rare"]
+    assert sorted(methods) == ["frequent", "frequent", "frequent", "rare", "twice"]
 
 
 @pytest.mark.fault(88)

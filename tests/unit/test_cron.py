@@ -251,6 +251,31 @@ def test_a_naive_instant_is_refused() -> None:
         CronSchedule("0 9 * * *").next_after(datetime(2025, 3, 1))  # noqa: DTZ001 - naive is what is refused
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("* * * * *", True),
+        ("@hourly", True),
+        ("30 0-23 * * *", True),
+        ("0 * 1-31 * MON", True),
+        ("0 * * JAN-DEC SUN-SAT", True),
+        ("0 0,30 * * * * *", True),
+        ("0,30 8 * * *", False),
+        ("* 8-18 * * *", False),
+        ("*/5 */2 * * *", False),
+        ("* * 1-30 * *", False),
+        ("* * 1-31 * */2", False),
+        ("* * * * MON-FRI", False),
+        ("* * 15 * MON", False),
+        ("* * L * *", False),
+        ("* * * JAN *", False),
+        ("0 * * * * * 2027", False),
+    ],
+)
+def test_what_fires_in_each_hour_is_known(text: str, expected: bool) -> None:
+    assert CronSchedule(text).fires_each_hour is expected
+
+
 def test_a_template_knows_its_first_firing() -> None:
     template = RecurringJob.new(
         "morning", "0 9 * * *", "digest", {"a": 1}, tz="Europe/Berlin", now=utc(2025, 3, 1, 12)
