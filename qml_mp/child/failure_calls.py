@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _LIMIT = timedelta(minutes=1)
 _MOST_TRIES = 5
 _FIRST_PAUSE = timedelta(seconds=5)
-_PAUSE_GROWTH = 4
+_PAUSE_GROWTH = 4  # to 320 s; for a longer one see `FailureQueries.hasten`
 _LOOK_EVERY_S = 1.0
 _TO_WRITE = timedelta(seconds=30)  # what is left of a lease when the limit has killed whoever holds it
 

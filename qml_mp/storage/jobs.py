@@ -148,13 +148,15 @@ class JobStore(Part):
     def hasten_jobs_from_the_future(self) -> int:
         """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
         due after its delay, counted from now, and so does one that a firing made in the future and its jitter
-        put off; how many. Other Scheduled jobs keep the instant they were given."""
+        put off; how many. So does a call for a failed job that is put off, at once. Other Scheduled jobs keep
+        the instant they were given."""
         queries, what = self._db.queries.jobs, "bringing jobs forward"
         look = queries.any_from_the_future
         if look is not None and not self._db.read(what, look):
             return 0
         with self._db.transaction(what) as transaction:
-            hastened = [transaction.run(each) for each in (queries.hasten_retries, queries.hasten_spread)]
+            early = (queries.hasten_retries, queries.hasten_spread, self._db.queries.failures.hasten)
+            hastened = [transaction.run(each) for each in early]
         return sum(result.count for result in hastened)
 
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:

@@ -35,12 +35,16 @@ class FailureQueries:
     note_all: str
     """ids: the same for jobs that have Failed without a claim."""
     due: str
-    """methods: a row if there is one that can be taken."""
+    """methods: a row if there is one that can be taken. What nobody has tried can, whenever it is due: the
+    clock may have been set back."""
     take: str
     """methods, worker_id, lease: the one that is due for longest is this worker's for so long, if it is in
     the registry; job_id, claim_seq, tries. It is due too when the worker that has it is there no more."""
     postpone: str
     """job_id, claim_seq, tries, delay: it is to be tried again then."""
+    hasten: str
+    """Have those be due now that are put off by more than six minutes, as no call that raises puts one off:
+    the clock was set back."""
     end: str
     """job_id, claim_seq, tries: it was called, or is given up."""
     looked_through: str

@@ -16,6 +16,7 @@ from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present, register
 
 LEASE = timedelta(minutes=2)
+LONGEST_PAUSE = timedelta(seconds=320)
 DIED = ErrorInfo(type="WorkerCrashed", message="It was killed by SIGKILL.")
 
 
@@ -157,6 +158,37 @@ def test_one_that_did_not_work_comes_again_later(storage: Storage, workers: tupl
 
     assert later is None
     assert taken(storage).tries == 2
+
+
+@pytest.mark.fault(88)
+def test_one_that_was_noted_before_the_clock_was_set_back_is_due(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    failed_job(storage)
+    raw.age("failure_callbacks", "due_at", -HOUR)
+
+    assert storage.has_failure_callbacks(["work"])
+    assert take(storage) is not None
+    assert take(storage) is None
+
+
+@pytest.mark.fault(88)
+def test_one_that_did_not_work_before_the_clock_was_set_back_is_brought_forward(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    for _ in range(3):
+        failed_job(storage)
+    early, in_hand, late = (taken(storage) for _ in range(3))
+    storage.postpone_failure_callback(early, delay=LONGEST_PAUSE)
+    raw.age("failure_callbacks", "due_at", -HOUR)
+    storage.postpone_failure_callback(late, delay=LONGEST_PAUSE)
+
+    changed = [storage.hasten_jobs_from_the_future() for _ in range(2)]
+
+    assert changed == [1, 0]
+    assert taken(storage).job.id == early.job.id
+    assert take(storage) is None
+    assert storage.end_failure_callback(in_hand)
 
 
 def test_that_of_a_job_that_was_deleted_is_forgotten(

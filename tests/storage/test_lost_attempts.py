@@ -17,7 +17,7 @@ from qml_mp.core.state import StateName
 from qml_mp.otel import OpenTelemetry
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, NO, claim_new, fetch, present, register
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present, register
 
 LEASE = timedelta(minutes=1)
 DEAD = ProcessFacts(pid=4711, signal=9, peak_rss_bytes=1 << 20, cpu_s=0.5)
@@ -172,6 +172,16 @@ def test_one_that_is_taken_again_is_due_again_after_twice_the_time(storage: Stor
         raw.age("lost_attempts", "due_at", LEASE)
 
     assert len(take(storage)) == 1
+
+
+@pytest.mark.fault(88)
+def test_one_of_before_the_clock_was_set_back_is_due(storage: Storage, raw: Raw) -> None:
+    crash(storage)
+    raw.age("lost_attempts", "due_at", -HOUR)
+
+    assert storage.has_lost_attempts(["work"])
+    assert len(take(storage)) == 1
+    assert take(storage) == []
 
 
 class Collector(SpanProcessor):

@@ -8,7 +8,7 @@ from qml_mp.storage.telling_queries import FailureQueries
 
 _FREE: Final = """
     c.method = ANY(%(methods)s::text[])
-    AND (c.due_at <= now()
+    AND (c.tries = 0 OR c.due_at <= now()
          OR (c.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = c.taken_by)))
 """
 # The state is written so that no index has a part in it, as in `bulk`.
@@ -52,6 +52,10 @@ FAILURES: Final = FailureQueries(
     """,
     postpone=f"""
         UPDATE {{s}}.failure_callbacks SET taken_by = NULL, due_at = now() + %(delay)s::interval WHERE {_THIS}
+    """,
+    hasten="""
+        UPDATE {s}.failure_callbacks SET due_at = now()
+        WHERE taken_by IS NULL AND due_at > now() + interval '6 minutes'
     """,
     end=f"DELETE FROM {{s}}.failure_callbacks WHERE {_THIS}",
     looked_through=f"""

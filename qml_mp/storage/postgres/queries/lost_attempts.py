@@ -8,7 +8,7 @@ from qml_mp.storage.telling_queries import LostAttemptQueries
 
 _FREE: Final = """
     l.method = ANY(%(methods)s::text[])
-    AND (l.due_at <= now()
+    AND (l.tries = 0 OR l.due_at <= now()
          OR (l.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = l.taken_by)))
 """
 

@@ -27,10 +27,14 @@ SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queue
 
 FREE: Final = """
     method IN (SELECT value FROM json_each(:methods))
-    AND (due_at <= :now
+    AND (tries = 0 OR due_at <= :now
          OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
 """
-"""Of callbacks of failures and of lost attempts: those that are due, or whose taker is there no more."""
+"""Of callbacks of failures and of lost attempts: those that are due, or whose taker is there no more. One
+that nobody has tried is due: the clock may have been set back."""
+
+EARLY_CALL: Final = "taken_by IS NULL AND due_at > :now + 360000000"
+"""Of callbacks of failures: due later than by any pause of now."""
 
 HOLDS_BACK: Final = "(paused OR max_running IS NOT NULL OR rate IS NOT NULL)"
 """Whether a row of `qml_limits` does. One that does not keeps the turn of a rate that was ended."""

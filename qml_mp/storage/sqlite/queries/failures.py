@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.sqlite.queries.common import FREE
+from qml_mp.storage.sqlite.queries.common import EARLY_CALL, FREE
 from qml_mp.storage.telling_queries import FailureQueries
 
 _WANTED: Final = """
@@ -44,6 +44,7 @@ FAILURES: Final = FailureQueries(
         RETURNING job_id, claim_seq, tries
     """,
     postpone=f"UPDATE qml_failure_callbacks SET taken_by = NULL, due_at = :now + :delay WHERE {_THIS}",
+    hasten=f"UPDATE qml_failure_callbacks SET due_at = :now WHERE {EARLY_CALL}",
     end=f"DELETE FROM qml_failure_callbacks WHERE {_THIS}",
     looked_through=f"""
         SELECT job_id, {_GONE} AS is_gone FROM qml_failure_callbacks
