@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from qml_mp.core.limits import Limit, LimitKind, Rate, Standing
+from qml_mp.core.limits import Limit, LimitKind, Standing
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.limited import look_of, standings_by_key, waiting_query
 from qml_mp.storage.storable import microseconds
@@ -19,18 +19,9 @@ class Limits(Part):
         """Have no job of the queue be claimed, until told otherwise."""
         self._set("pausing a queue", [Limit(kind=LimitKind.QUEUE, name=queue, paused=paused)], ("paused",))
 
-    def set_max_running(self, kind: LimitKind, name: str, max_running: int | None) -> None:
-        """So many jobs of the queue or method run at a time, on all machines together; None: any number.
-        Those that run already are counted."""
-        limit = Limit(kind=kind, name=name, max_running=max_running)
-        self._set(f"limiting a {kind}", [limit], ("max_running",))
-
-    def set_rate(self, kind: LimitKind, name: str, rate: Rate | None) -> None:
-        """So many jobs of the queue or method begin per period; None: any number."""
-        self._set(f"limiting a {kind}", [Limit(kind=kind, name=name, rate=rate)], ("rate",))
-
     def limit(self, limit: Limit, *, only: Sequence[str] = ("max_running", "rate")) -> None:
-        """Have both limits be these, or `only` the ones of these names."""
+        """Have both limits be these, on all machines together, or `only` the ones of these names. Jobs that
+        run already are counted."""
         self._set(f"limiting a {limit.kind}", [limit], only)
 
     def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:

@@ -20,6 +20,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id, new_w
 from qml_mp.storage.history import MINUTE, STEPS, Period, floor_to
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.storage.helpers import set_limit
 
 METHODS = {
     "resize": "images",
@@ -68,8 +69,8 @@ def fill(storage: Storage) -> list[str]:
     storage.enqueue(Job.new("report", delay=timedelta(hours=3)))
     storage.delete(storage.enqueue(Job.new("report")), reason="not wanted any more", retention=BY_DEFAULT)
     storage.set_paused("mail", True)
-    storage.set_max_running(LimitKind.QUEUE, "video", 2)
-    storage.set_rate(LimitKind.QUEUE, "images", Rate.parse("100/m"))
+    set_limit(storage, LimitKind.QUEUE, "video", max_running=2)
+    set_limit(storage, LimitKind.QUEUE, "images", rate=Rate.parse("100/m"))
     storage.limit(Limit(kind=LimitKind.METHOD, name="invoice", max_running=1, rate=Rate.parse("10/s")))
     _add_templates(storage)
     running = [_add_server(storage, name, first=number * 2) for number, name in enumerate(("api-1", "api-2"))]

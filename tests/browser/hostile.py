@@ -16,6 +16,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id, new_w
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.browser.everyday import note_history
+from tests.storage.helpers import set_limit
 
 OWNED = "owned"
 """What every script of these sets in the window, should it ever run."""
@@ -94,9 +95,9 @@ def _fill_queue(storage: Storage, text: str) -> None:
         if outcome is not None:
             storage.finish(_claim(storage, text, "worker"), outcome, retention=BY_DEFAULT)
     storage.enqueue(in_foreign_queue(Job.new(text, payload, delay=timedelta(hours=2)), text))
-    storage.set_max_running(LimitKind.QUEUE, text, 3)
-    storage.set_rate(LimitKind.QUEUE, text, Rate.parse("100/m"))
-    storage.set_max_running(LimitKind.METHOD, text, 2)
+    set_limit(storage, LimitKind.QUEUE, text, max_running=3)
+    set_limit(storage, LimitKind.QUEUE, text, rate=Rate.parse("100/m"))
+    set_limit(storage, LimitKind.METHOD, text, max_running=2)
 
 
 def _fill_server(storage: Storage, text: str, number: int) -> None:

@@ -20,6 +20,7 @@ from qml_mp.storage.values import Fetch
 from tests.cli.command import Ended, Qml, on_a_terminal
 from tests.processes.harness import ROOT
 from tests.statement_trace import TRACE, statements
+from tests.storage.helpers import set_limit
 
 _FETCH = Fetch(worker_id="w", server_id="s", queues=())
 # The command beside a database that has too many jobs to count them all.
@@ -121,7 +122,7 @@ def test_a_queue_that_only_another_program_can_have_named_so_is_paused_limited_a
 
 
 def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -> None:
-    storage.set_max_running(LimitKind.METHOD, "resize", 2)
+    set_limit(storage, LimitKind.METHOD, "resize", max_running=2)
 
     told = qml("queues", "limit", "default", "3", "--rate", "100/m").out
 
@@ -177,7 +178,7 @@ def test_limits_fit_the_terminal_with_names_of_any_length(qml: Qml, storage: Sto
 def test_limits_of_a_method_that_no_server_knows_are_ended(qml: Qml, storage: Storage) -> None:
     for method in ("gone", "stays"):
         storage.limit(Limit(kind=LimitKind.METHOD, name=method, max_running=1, rate=Rate.parse("5/s")))
-    storage.set_max_running(LimitKind.QUEUE, "gone", 3)
+    set_limit(storage, LimitKind.QUEUE, "gone", max_running=3)
 
     told = qml("queues", "limit", "gone", "none", "--method").out
 
@@ -194,7 +195,7 @@ def test_limits_of_a_method_that_a_server_knows_are_its_codes_to_say(qml: Qml, s
             started_at=now, last_heartbeat=now, methods=("work",),
         )
     )  # fmt: skip
-    storage.set_max_running(LimitKind.METHOD, "work", 2)
+    set_limit(storage, LimitKind.METHOD, "work", max_running=2)
 
     refused = qml("queues", "limit", "work", "none", "--method")
 

@@ -17,6 +17,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, stop_between_writes, wait_for_state, wait_until
 from tests.statement_trace import TRACE, statements
+from tests.storage.helpers import set_limit
 
 MakeServer = Callable[..., Server]
 
@@ -124,7 +125,7 @@ def test_a_server_all_of_whose_workers_were_busy_knows_when_a_rate_opens(
     server: MakeServer, storage: Storage
 ) -> None:
     one = server("-w", "1", **NEVER).start(ready=1)
-    storage.set_rate(LimitKind.METHOD, "quick", Rate(1, timedelta(seconds=1)))
+    set_limit(storage, LimitKind.METHOD, "quick", rate=Rate(1, timedelta(seconds=1)))
     enqueue(storage, "nap", seconds=2)
     wait_until(one.journal, what="the nap")
 

@@ -21,6 +21,7 @@ from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
 from tests.soak.report import Row
 from tests.soak.scenario import Task, judge_ground, nothing_left
+from tests.storage.helpers import set_limit
 
 _SUPERVISORS, _WORKERS = 3, 4
 _PLACES = 3
@@ -33,7 +34,7 @@ _STUCK_AFTER_S = 120.0
 def run_places(task: Task) -> Row:
     """Jobs of a queue of which three may run at a time, while a random worker is killed every 200 ms."""
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
-        ground.storage.set_max_running(LimitKind.QUEUE, "default", _PLACES)
+        set_limit(ground.storage, LimitKind.QUEUE, "default", max_running=_PLACES)
         ids = ground.storage.enqueue_many(Job.new("unit", {"busy_s": 0.002}) for _ in range(task.count))
         _start(ground, **environment_of({"max_crashes": 1000}))
         kills = _fight(task, ground)
@@ -57,7 +58,7 @@ def run_places(task: Task) -> Row:
 def run_rate(task: Task) -> Row:
     """For so many seconds, jobs of a queue with a rate of 50/s, of which there are always enough."""
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
-        ground.storage.set_rate(LimitKind.QUEUE, "default", Rate(_PER_SECOND, timedelta(seconds=1)))
+        set_limit(ground.storage, LimitKind.QUEUE, "default", rate=Rate(_PER_SECOND, timedelta(seconds=1)))
         _start(ground)
         ids = ground.storage.enqueue_many(Job.new("unit") for _ in range(2 * _PER_SECOND * (task.count + 1)))
         wait_until(ground.journal, what="the first job")

@@ -21,6 +21,7 @@ from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.job import Claim, Job
+from qml_mp.core.limits import Limit, LimitKind
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
@@ -179,6 +180,11 @@ def server_run(storage: Storage, *, clock: Clock) -> Iterator[Run]:
     run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
     with closing(run.pool):
         yield run
+
+
+def set_limit(storage: Storage, kind: LimitKind, name: str, **limit: Any) -> None:
+    """Have `max_running` or `rate` of the queue or method be this, and leave the other as it is."""
+    storage.limit(Limit(kind=kind, name=name, **limit), only=tuple(limit))
 
 
 def register(storage: Storage, server_id: str, *worker_ids: str) -> None:

@@ -23,7 +23,7 @@ from qml_mp.storage.values import Fetch, Finished
 from tests import failpoints
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present, set_limit
 from tests.storage.test_exchange import TOO_LARGE, claim_some, states
 from tests.storage.test_refusals import full
 
@@ -307,7 +307,7 @@ def test_what_others_are_taking_keeps_nobody_from_what_is_free(
 def test_what_others_are_taking_keeps_nobody_from_what_has_a_limit(
     storage: Storage, raw: Raw, connect: Callable[[], Any]
 ) -> None:
-    storage.set_max_running(LimitKind.METHOD, "other", 5)
+    set_limit(storage, LimitKind.METHOD, "other", max_running=5)
     storage.enqueue_many(Job.new("best", priority=9) for _ in range(60))
     free = storage.enqueue_many(Job.new("other") for _ in range(5))
     other = connect()

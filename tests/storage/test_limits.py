@@ -29,7 +29,18 @@ from qml_mp.storage.waiting import MANY_JOBS
 from tests.postgres_cluster import remove_schema
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, open_patiently, present
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    fetch,
+    in_children,
+    in_schema,
+    open_patiently,
+    present,
+    set_limit,
+)
 from tests.storage.test_exchange import before_query, interrupt
 from tests.storage.test_postgres_threads import WAITING
 from tests.storage.test_refusals import full
@@ -118,7 +129,7 @@ def test_no_more_run_than_the_limit_says_and_each_end_makes_place(
 ) -> None:
     enqueue(storage, 6)
     enqueue(storage, 2, queue="free", method="free")
-    storage.set_max_running(kind, name, 3)
+    set_limit(storage, kind, name, max_running=3)
 
     first = [claim(storage) for _ in range(4)]
 
@@ -137,8 +148,8 @@ def test_no_more_run_than_the_limit_says_and_each_end_makes_place(
 def test_a_job_counts_under_its_queue_and_its_method(storage: Storage) -> None:
     for queue in ("a", "b"):
         enqueue(storage, 5, queue=queue)
-    storage.set_max_running(QUEUE, "a", 2)
-    storage.set_max_running(METHOD, "work", 3)
+    set_limit(storage, QUEUE, "a", max_running=2)
+    set_limit(storage, METHOD, "work", max_running=3)
 
     claimed = [each.job.queue for _ in range(6) for each in claim(storage)]
 
@@ -148,7 +159,7 @@ def test_a_job_counts_under_its_queue_and_its_method(storage: Storage) -> None:
 def test_what_runs_when_a_limit_is_set_is_counted(storage: Storage) -> None:
     enqueue(storage, 8)
     running = claim(storage, limit=5)
-    storage.set_max_running(QUEUE, "default", 3)
+    set_limit(storage, QUEUE, "default", max_running=3)
 
     assert claim(storage) == ()
     assert finish(storage, running[:2]) == ()
@@ -167,7 +178,7 @@ def test_a_limit_is_seen_by_a_worker_that_goes_on_behind_its_last_claims(storage
 
 def test_the_best_open_jobs_come_first_and_what_is_closed_keeps_nobody(storage: Storage) -> None:
     low = storage.enqueue(Job.new("slow", priority=1))
-    storage.set_max_running(METHOD, "slow", 1)
+    set_limit(storage, METHOD, "slow", max_running=1)
     storage.set_paused("closed", True)
     storage.enqueue(Job.new("work", queue="closed", priority=9))
     top, second = (storage.enqueue(Job.new("slow", priority=priority)) for priority in (8, 7))
@@ -194,7 +205,7 @@ def test_the_best_open_jobs_come_first_and_what_is_closed_keeps_nobody(storage: 
 def test_no_job_is_claimed_before_a_limited_one_that_is_better_and_may_begin(
     storage: Storage, waiting: str, claims: list[str]
 ) -> None:
-    storage.set_max_running(METHOD, "slow", 1)
+    set_limit(storage, METHOD, "slow", max_running=1)
     for name in waiting.split():
         method = name.rstrip("0123456789")
         storage.enqueue(Job.new(method, priority=int(name.removeprefix(method))))
@@ -220,7 +231,7 @@ def test_what_is_claimed_with_outcomes_beside_a_limit_comes_best_first(storage: 
 
 def test_a_rate_gives_a_seventh_more_at_once_and_then_one_at_a_time(storage: Storage, raw: Raw) -> None:
     enqueue(storage, 30)
-    storage.set_rate(QUEUE, "default", Rate(20, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(20, HOUR))
 
     at_once = [len(claim(storage)) for _ in range(5)]
     raw.age("limits", "next_at", timedelta(minutes=6))
@@ -232,7 +243,7 @@ def test_a_rate_gives_a_seventh_more_at_once_and_then_one_at_a_time(storage: Sto
 @pytest.mark.fault(49)
 def test_a_clock_that_was_set_back_does_not_hold_a_rate_for_long(storage: Storage, raw: Raw) -> None:
     enqueue(storage, 5)
-    storage.set_rate(METHOD, "work", Rate(1, timedelta(minutes=1)))
+    set_limit(storage, METHOD, "work", rate=Rate(1, timedelta(minutes=1)))
     assert len(claim(storage)) == 1
     raw.age("limits", "next_at", -24 * HOUR)
 
@@ -241,7 +252,7 @@ def test_a_clock_that_was_set_back_does_not_hold_a_rate_for_long(storage: Storag
 
 def test_a_turn_is_used_up_whatever_becomes_of_the_job(storage: Storage) -> None:
     enqueue(storage, 2)
-    storage.set_rate(QUEUE, "default", Rate(1, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(1, HOUR))
     [claimed] = claim(storage)
 
     storage.finish(claimed, Release(reason="shutdown"), retention=KEEP)
@@ -274,10 +285,10 @@ def test_a_rate_that_is_ended_and_set_again_goes_on_with_its_turn(
 
 
 def test_the_turn_of_a_rate_that_was_ended_is_forgotten_once_it_has_come(storage: Storage, raw: Raw) -> None:
-    storage.set_rate(QUEUE, "default", Rate(1, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(1, HOUR))
     enqueue(storage, 1)
     claim(storage)
-    storage.set_rate(QUEUE, "default", None)
+    set_limit(storage, QUEUE, "default", rate=None)
     kept = raw.run("SELECT name FROM {limits}")
     raw.age("limits", "next_at", 2 * HOUR)
     storage.set_paused("other", True)
@@ -292,10 +303,10 @@ def test_who_sets_a_limit_waits_for_no_turn_that_a_claim_has_in_hand(
     storage: Storage, raw: Raw, connect: Callable[[], Any]
 ) -> None:
     """The claim may wait for the limit that is set."""
-    storage.set_rate(METHOD, "work", Rate(1, HOUR))
+    set_limit(storage, METHOD, "work", rate=Rate(1, HOUR))
     enqueue(storage, 1)
     claim(storage)
-    storage.set_rate(METHOD, "work", None)
+    set_limit(storage, METHOD, "work", rate=None)
     raw.age("limits", "next_at", 2 * HOUR)
     somebody = connect()
     somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
@@ -340,13 +351,13 @@ def test_openings_tell_what_may_begin_and_when(storage: Storage) -> None:
     assert opening() == (0, False, False)
     enqueue(storage, 3)
     assert opening() == (MANY_JOBS, False, False)
-    storage.set_rate(QUEUE, "default", Rate(1, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(1, HOUR))
     assert opening() == (1, True, True)
     claim(storage)
     assert opening() == (0, True, True)
     assert opening("other") == (0, False, True)
-    storage.set_rate(QUEUE, "default", None)
-    storage.set_max_running(METHOD, "work", 3)
+    set_limit(storage, QUEUE, "default", rate=None)
+    set_limit(storage, METHOD, "work", max_running=3)
     assert opening() == (2, False, True)
     storage.set_paused("default", True)
     assert opening("default") == (0, False, True)
@@ -357,8 +368,8 @@ def test_openings_tell_when_the_limits_that_are_closed_have_opened(storage: Stor
         return storage.openings([]).next_in
 
     enqueue(storage, 3)
-    storage.set_rate(METHOD, "work", Rate(1, HOUR))
-    storage.set_rate(QUEUE, "default", Rate(10, 240 * HOUR))  # two at once, then one a day
+    set_limit(storage, METHOD, "work", rate=Rate(1, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(10, 240 * HOUR))  # two at once, then one a day
 
     before_any = next_in()
     claim(storage)
@@ -375,7 +386,7 @@ def test_openings_tell_when_the_limits_that_are_closed_have_opened(storage: Stor
 
 
 def test_a_job_that_cannot_be_claimed_is_failed_under_a_limit_too(storage: Storage, raw: Raw) -> None:
-    storage.set_max_running(METHOD, "work", 2)
+    set_limit(storage, METHOD, "work", max_running=2)
     bad_id = raw.add_job(claim_seq=full(raw), priority=9)
     ids = enqueue(storage, 1)
 
@@ -386,7 +397,7 @@ def test_a_job_that_cannot_be_claimed_is_failed_under_a_limit_too(storage: Stora
 @pytest.mark.fault(77)
 def test_an_epoch_that_is_over_claims_nothing_under_a_limit(storage: Storage) -> None:
     register(storage)
-    storage.set_rate(QUEUE, "default", Rate(1, HOUR))
+    set_limit(storage, QUEUE, "default", rate=Rate(1, HOUR))
     enqueue(storage, 1)
     storage.renew_epoch("w-1")
 
@@ -418,7 +429,7 @@ def test_a_limit_that_is_set_while_a_claim_looks_holds_for_it(
         storage.set_paused("closed", True)
         if beside == "a limit of its own":
             own = METHOD if kind is QUEUE else QUEUE
-            storage.set_max_running(own, "work" if own is METHOD else "default", 5)
+            set_limit(storage, own, "work" if own is METHOD else "default", max_running=5)
         enqueue(storage, 3)
         [running] = claim(storage, "default", limit=1)  # and it knows of the limits by now
         free = enqueue(storage, 1, queue="free", method="free")
@@ -447,7 +458,7 @@ def test_a_limit_that_is_set_while_a_claim_waits_for_another_holds_for_it(
     storage: Storage, url: str, raw: Raw, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among claims that lock it, and do not see what the first has not committed."""
-    storage.set_max_running(QUEUE, "default", 5)
+    set_limit(storage, QUEUE, "default", max_running=5)
     enqueue(storage, 1)
     enqueue(storage, 1, queue="other")
     somebody, name = connect(), f"waiter-{uuid.uuid4()}"
@@ -469,8 +480,8 @@ def test_a_limit_that_is_set_while_a_claim_waits_for_another_holds_for_it(
 def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and_no_turn(
     url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    storage.set_max_running(METHOD, "work", 2)
-    storage.set_rate(QUEUE, "default", Rate(20, HOUR))
+    set_limit(storage, METHOD, "work", max_running=2)
+    set_limit(storage, QUEUE, "default", rate=Rate(20, HOUR))
     enqueue(storage, 3)
     [held] = claim(storage)
     turns = storage.standings()[1].next_at
@@ -513,7 +524,7 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
 
 
 def test_a_limit_holds_among_processes_that_are_killed(url: str, storage: Storage, tmp_path: Path) -> None:
-    storage.set_max_running(METHOD, "work", 3)
+    set_limit(storage, METHOD, "work", max_running=3)
     ids = enqueue(storage, 60)
     storage.close()
 
@@ -551,7 +562,7 @@ def test_a_limit_holds_among_processes_that_are_killed(url: str, storage: Storag
 
 
 def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
-    storage.set_rate(METHOD, "work", Rate(100, timedelta(seconds=1)))
+    set_limit(storage, METHOD, "work", rate=Rate(100, timedelta(seconds=1)))
     enqueue(storage, 300)
     storage.close()
     start = time.monotonic()
@@ -577,7 +588,7 @@ def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
 def test_a_claim_that_has_waited_for_a_limit_begins_when_the_limit_lets_it(
     storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
 ) -> None:
-    storage.set_rate(QUEUE, "default", Rate(100, timedelta(seconds=1)))
+    set_limit(storage, QUEUE, "default", rate=Rate(100, timedelta(seconds=1)))
     enqueue(storage, 1)
     somebody, name = connect(), f"waiter-{uuid.uuid4()}"
     somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
@@ -604,8 +615,8 @@ def test_errors_name_what_was_to_be_limited(
 
     monkeypatch.setattr(storage._db, "transaction", refuse)
     changes: list[Callable[[], None]] = [
-        lambda: storage.set_max_running(kind, "work", 1),
-        lambda: storage.set_rate(kind, "work", None),
+        lambda: set_limit(storage, kind, "work", max_running=1),
+        lambda: set_limit(storage, kind, "work", rate=None),
         lambda: storage.limit(Limit(kind=kind, name="work")),
     ]
     for change in changes:

@@ -18,7 +18,7 @@ from qml_mp.errors import ConfigurationError, InvalidJob, OutcomeRefused, Storag
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Retention
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, open_sqlite, present
+from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, open_sqlite, present, set_limit
 
 FETCHES = [fetch(), fetch("default"), fetch("default", "other")]
 
@@ -65,7 +65,7 @@ def test_a_row_that_cannot_be_claimed_is_kept_as_long_as_whoever_claims_says(
     storage: Storage, raw: Raw, odd: str, is_limited: bool
 ) -> None:
     if is_limited:
-        storage.set_max_running(LimitKind.QUEUE, "default", 5)
+        set_limit(storage, LimitKind.QUEUE, "default", max_running=5)
     job_id = raw.add_job(claim_seq=full(raw)) if odd == "claim_seq" else raw.add_job(id="0" * 36)
     long = Retention(succeeded_ttl=timedelta(days=1), failed_ttl=timedelta(days=90))
 

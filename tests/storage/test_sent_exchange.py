@@ -17,7 +17,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import UNREAD_BYTES, Exchanged, Fetch
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, fetch, in_children, present
+from tests.storage.helpers import DONE, KEEP, fetch, in_children, present, set_limit
 from tests.storage.test_exchange import claim_some, states
 from tests.storage.test_refusals import full
 from tests.until import wait_until
@@ -204,7 +204,7 @@ def test_what_somebody_else_has_written_is_found_and_the_others_are_written(
 
 def test_where_there_are_limits_it_is_not_of_use(storage: Storage) -> None:
     held = claim_some(storage, 1)
-    storage.set_max_running(LimitKind.QUEUE, "default", 5)
+    set_limit(storage, LimitKind.QUEUE, "default", max_running=5)
     [following] = storage.enqueue_many([Job.new("work")])
 
     exchanged = send(storage, held, 1)()

@@ -20,7 +20,7 @@ from qml_mp.storage import listing
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, JobFilter
-from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, open_sqlite, sqlite_connection
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, open_sqlite, set_limit, sqlite_connection
 
 FEW, MANY = 200, 5000
 ENQUEUED = StateName.ENQUEUED
@@ -151,7 +151,7 @@ def test_nor_when_two_methods_wait(
     if beside == "a limit":
         storage.set_paused("elsewhere", True)
     if beside == "a limited job that may begin":
-        storage.set_max_running(LimitKind.METHOD, "zeal", 1)
+        set_limit(storage, LimitKind.METHOD, "zeal", max_running=1)
     storage.enqueue(Job.new("zeal", priority=9 if beside == "a limited job that may begin" else -1))
     add(storage, FEW, state=ENQUEUED, queue="default", method="work")
     among_few = steps_of_exchanges(storage, which, limit)

@@ -20,7 +20,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
-from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, set_limit
 from tests.until import PATIENCE_S
 
 
@@ -126,7 +126,7 @@ def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_
     other = opened()
     storage.enqueue_many(Job.new("work", queue="a") for _ in range(ended + taken))
     claims = other.exchange((), fetch=fetch("a"), limit=ended, retention=KEEP).claims
-    storage.set_max_running(LimitKind.METHOD, "work", ended)
+    set_limit(storage, LimitKind.METHOD, "work", max_running=ended)
     storage.enqueue(Job.new("work", queue="b"))
     while woken(waker, within_s=0.5):
         pass

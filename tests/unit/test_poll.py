@@ -21,6 +21,7 @@ from qml_mp.supervisor.loops.peers import HeartbeatLoop
 from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.run import Run
+from tests.storage.helpers import set_limit
 
 MEBIBYTE = 1 << 20
 
@@ -75,7 +76,7 @@ def test_idle_workers_are_woken_for_a_job_that_they_can_run_and_for_no_other(
 def test_no_more_are_woken_than_a_limit_lets_begin_and_again_when_a_rate_does(
     run: Run, storage: Storage
 ) -> None:
-    storage.set_rate(LimitKind.METHOD, "send", Rate(1, timedelta(minutes=1)))
+    set_limit(storage, LimitKind.METHOD, "send", rate=Rate(1, timedelta(minutes=1)))
     storage.enqueue_many(Job.new("send", queue="mail") for _ in range(2))
     assert woken_by_a_look(run, storage)
 

@@ -13,7 +13,7 @@ from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import Deleted, StateName
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import present
+from tests.storage.helpers import present, set_limit
 from tests.web.serving import Served, token_of
 
 
@@ -58,7 +58,7 @@ def test_a_limit_that_was_left_as_it_was_shown_is_as_somebody_else_has_set_it_si
     assert form is not None
     fields = dict(re.findall(r'name="([^"]+)"[^>]* value="([^"]*)"', form[1]))
 
-    storage.set_rate(LimitKind.QUEUE, "mail", Rate.parse("5/s"))
+    set_limit(storage, LimitKind.QUEUE, "mail", rate=Rate.parse("5/s"))
     set_one = visitor.post("/queues/limit", data={**fields, "max_running": "20"})
     after_one = limits_of(storage, "mail")
     visitor.post("/queues/limit", data={**fields, "rate": ""})
