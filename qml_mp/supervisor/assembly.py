@@ -10,7 +10,8 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.looks import Looks
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop
 from qml_mp.supervisor.loops.burst import BurstLoop
-from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
+from qml_mp.supervisor.loops.cancel import CancelLoop
+from qml_mp.supervisor.loops.cleanup import CleanupLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop, SelfDescriptionLoop
 from qml_mp.supervisor.loops.description import DescriptionLoop
@@ -23,9 +24,10 @@ from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.loops.progress import ProgressLoop
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.loops.returning import ReturnLoop
-from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
+from qml_mp.supervisor.loops.scheduler import SchedulerLoop
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
+from qml_mp.supervisor.loops.unshown_claims import UnshownClaimsLoop
 from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.acts import CarryingOut
 from qml_mp.supervisor.parts.guardian import Guardian

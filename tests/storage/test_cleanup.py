@@ -17,7 +17,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.scheduler import CleanupLoop
+from qml_mp.supervisor.loops.cleanup import CleanupLoop
 from qml_mp.supervisor.run import Run
 from tests import failpoints
 from tests.storage.conftest import Raw

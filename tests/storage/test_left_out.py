@@ -17,8 +17,9 @@ from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.postgres import connection
 from qml_mp.storage.postgres.link import Link, open_link
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.cleanup import CleanupLoop
 from qml_mp.supervisor.loops.loop import Loop
-from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
+from qml_mp.supervisor.loops.scheduler import SchedulerLoop
 from qml_mp.supervisor.run import Run
 from tests import failpoints
 from tests.storage.conftest import Raw

@@ -28,8 +28,8 @@ from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import TicketPipe
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.loops.unshown_claims import UnshownClaimsLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.totals import EndTotals
 from tests.storage.claimer import FETCH, register, worker

@@ -19,8 +19,9 @@ from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelRequest
-from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
+from qml_mp.supervisor.loops.cancel import CancelLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.loops.unshown_claims import UnshownClaimsLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.helpers import DONE, KEEP, claim_new

@@ -1,5 +1,4 @@
-"""Supervisor: the claims that its living workers hold: those that somebody wants cancelled, and those that
-no worker shows.
+"""Supervisor: its claims that no worker shows.
 
 What a worker holds, it shows sooner or later. A claim that came with a lost reply is found by the worker
 itself, which is in doubt from then on. Should one stay behind all the same, the worker is told to look: its
@@ -15,7 +14,7 @@ from datetime import timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
-from qml_mp.events.facts import CancelStarted, ClaimFacts, ClaimReclaimed
+from qml_mp.events.facts import ClaimFacts, ClaimReclaimed
 from qml_mp.ipc.slot import Activity
 from qml_mp.processing.job_records import about
 from qml_mp.storage.store import Storage
@@ -35,31 +34,6 @@ _TOLD_AGAIN_AFTER_S = 60.0
 _GONE = Release(reason="its worker is gone", not_begun=True)
 
 _Seen = tuple[str, ClaimKey]
-
-
-class CancelLoop(Loop):
-    """Starts the ladder of jobs in the hands of workers that somebody wants cancelled. Asks storage while a
-    worker of this server is busy."""
-
-    name = "cancel"
-    interval = timedelta(seconds=1)
-    hasten_after = timedelta(milliseconds=100)
-
-    def tick(self, storage: Storage) -> None:
-        if not any(worker.is_busy for worker in self._run.pool):
-            return
-        requests = storage.cancel_requests(self._run.registration.id)
-        # Not before: while storage is waited for, workers are reaped and their pipes closed.
-        workers = {worker.worker_id: worker for worker in self._run.pool}
-        for request in requests:
-            worker = workers.get(request.worker_id)
-            plan = self._run.graces.cancel(asked=self._run.clock.monotonic())
-            if worker is not None and worker.cancel(request.key, plan):
-                claim = ClaimFacts(
-                    job_id=request.key.job_id, method=request.method, claim_seq=request.key.claim_seq,
-                    attempt=request.attempt, worker_id=request.worker_id,
-                )  # fmt: skip
-                self._run.events.emit(CancelStarted(claim=claim))
 
 
 class UnshownClaimsLoop(Loop):
