@@ -2,6 +2,10 @@
 
 One thread, one place that waits, and no user code. Keeping workers alive, pushing overdue jobs
 and stopping never depend on storage: whatever needs storage is a tick of a loop, and ticks may fail.
+
+A turn waits, looks after what is urgent, and then lets the loops tick. While a tick waits for storage, what
+is urgent has its turns too, and missing workers are forked (`urgent.py`). So whatever a tick knew of the pool
+may have changed after each call of storage.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class Supervisor:
         self._label = source.label
         self._facts = facts or AppFacts()
         self._run = Run(config, source, url=storage.url, facts=self._facts)
-        self._parts = Assembly(
+        self._assembly = Assembly(
             self._run,
             storage,
             source,
@@ -72,7 +76,7 @@ class Supervisor:
         storage is down.
         """
         failpoints.hit("supervisor.begin")
-        with self._parts.inbox, self._parts.urgent_first, _heap_shared_with_children():
+        with self._assembly.inbox, self._assembly.urgent_first, _heap_shared_with_children():
             try:
                 self._open()
             except BaseException:
@@ -86,42 +90,43 @@ class Supervisor:
                 self._close()
         if self._run.stop.error is not None:
             raise self._run.stop.error
-        return _JOBS_KILLED if self._parts.reaper.killed_jobs else 0
+        return _JOBS_KILLED if self._assembly.reaper.killed_jobs else 0
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        self._parts.declarations.declare(self._facts)
+        self._assembly.declarations.declare(self._facts)
         try:
             join(
                 self._storage,
                 self._run,
-                declarations=self._parts.declarations,
-                urgent_first=self._parts.urgent_first,
+                declarations=self._assembly.declarations,
+                urgent_first=self._assembly.urgent_first,
             )
         except StorageError:
             if not self._run.stop.has_begun:
                 raise
         _show_title(self._label, self._run.config.worker_count)
         self._is_open = True
-        self._parts.urgent.turn()
+        self._assembly.urgent.turn()
 
     def _turn(self) -> None:
         """Wait until somebody wants a turn, then give everybody one, the urgent before the slow."""
-        parts = self._parts
+        assembly = self._assembly
+        # Before the wait: a death that was reaped during a tick ends no wait while storage cannot be reached.
         self._manage_workers()
-        parts.looks.wait()
-        parts.urgent.turn()
+        assembly.looks.wait()
+        assembly.urgent.turn()
         # While storage answers, a dead worker's job goes to others before its replacement is forked: a fork
         # closes the connection to storage, and the new worker needs the processor to boot.
-        parts.loops.run_if_due(parts.settling)
+        assembly.loops.run_if_due(assembly.settling)
         # Before workers of new code claim, so that none exceeds the limits that it declares.
-        parts.loops.run_if_due(parts.declarations)
+        assembly.loops.run_if_due(assembly.declarations)
         self._manage_workers()
-        parts.listener.turn()
+        assembly.listener.turn()
         self._run.registration.report(self._run.everyone.trouble())
         if self._run.stop.has_begun:
             self._run.registration.answer_stop()
-        parts.loops.turn()
+        assembly.loops.turn()
 
     def _manage_workers(self) -> None:
         """Have the guardian, the right number of workers and what runs beside them; tell the host once the
@@ -129,35 +134,39 @@ class Supervisor:
         pool = self._run.pool
         if self._run.stop.has_begun or not self._is_open:
             return
-        self._parts.guardian.start_if_missing()
+        self._assembly.guardian.start_if_missing()
         pool.spawn_workers()
-        self._parts.reload.start_if_asked()
+        self._assembly.reload.start_if_asked()
         if pool.size == 0:
             pool.boots.none_is_wanted()
         if pool.boots.was_ever_ready:
-            self._parts.host.tell_ready()
-        for process in self._parts.side_processes:
+            self._assembly.host.tell_ready()
+        for process in self._assembly.side_processes:
             process.start_if_missing()
 
     def _close(self) -> None:
         """After the last worker (or an error): kill what is left, settle, leave the registry, close all."""
         self._is_open = False
-        pool = self._run.pool
+        pool, assembly = self._run.pool, self._assembly
         pool.kill_all(CancelReason.SHUTDOWN)
         while not all(worker.is_lost for worker in pool):
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
-            self._parts.reaper.turn()
-        are_left, parts = pool.leave_lost(), self._parts
+            assembly.reaper.turn()
+        are_left = pool.leave_lost()
         try:
             self._run.everyone.close()
             if are_left:
-                stay(self._storage, settling=parts.settling)
+                stay(self._storage, settling=assembly.settling)
             else:
                 leave(
-                    self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history
+                    self._storage,
+                    self._run,
+                    settling=assembly.settling,
+                    desk=assembly.desk,
+                    history=assembly.history,
                 )
         finally:
-            parts.guardian.end()
+            assembly.guardian.end()
         self._storage.close()
         self._run.events.emit(ServerStopped())
 
