@@ -48,7 +48,7 @@ from qml_mp.supervisor.urgent import UrgentFirst
 
 
 class Assembly:
-    """All parts, made and connected. Public are those that the supervisor deals with by name."""
+    """All parts, made and connected. Public attributes are what `server.py` uses."""
 
     def __init__(
         self,
@@ -64,8 +64,9 @@ class Assembly:
         self.urgent = Parts()
         """Those that never wait for storage."""
         self.urgent_first = UrgentFirst(
-            self.urgent, everyone=run.everyone, storage=storage, stop=run.stop, manage_workers=manage_workers
-        )
+            self.urgent, all_parts=run.all_parts, storage=storage, stop=run.stop,
+            manage_workers=manage_workers,
+        )  # fmt: skip
         self.settling = SettleLoop(run)
         self.declarations = DeclarationsLoop(run)
         self.desk = ActDesk()
@@ -98,7 +99,7 @@ class Assembly:
         self._add_urgent(run, host, held=held, limits=limits, neighbours=neighbours, reload=self.reload)
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, self.reload))
-        run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
+        run.all_parts.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
     def _add_urgent(
         self,

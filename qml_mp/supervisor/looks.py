@@ -17,9 +17,9 @@ class Looks:
     """Between two turns of everybody."""
 
     def __init__(self, run: Run, *, held: HeldClaims, limits: Parts) -> None:
-        """`limits` are those whose next turn follows from what workers say. They and `held` are among
-        `run.everyone`."""
-        self._everyone = run.everyone
+        """`limits` are `MemoryWatch` and `Pusher`: what workers say may make these due sooner. They and `held`
+        are among `run.all_parts`."""
+        self._all_parts = run.all_parts
         self._pool = run.pool
         self._stop = run.stop
         self._clock = run.clock
@@ -28,7 +28,7 @@ class Looks:
 
     def wait(self) -> None:
         """Until a part wants a turn that is not looked after here."""
-        fds, others_at = self._everyone.fds(), self._everyone.next_at(besides=self._held)
+        fds, others_at = self._all_parts.fds(), self._all_parts.next_at(besides=self._held)
         while not wait_for(fds, until=min(others_at, self._held.next_at())):
             if self._clock.monotonic() >= others_at or self._look():
                 return

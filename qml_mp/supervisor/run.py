@@ -40,7 +40,7 @@ class Run:
         self.config = config
         self.url = url
         self.app = facts.spec
-        """By what it was found; "": by nothing."""
+        """The "module:attribute" of the app; "": there is none."""
         self.counts = EventCounts()
         self.events = new_emitter(self.counts.count)
         self.clock = clock or SystemClock()
@@ -55,8 +55,8 @@ class Run:
         self.registration = ServerRegistration(config, clock=self.clock, events=self.events, facts=facts)
         self.side_slots = SlotTable(MOST_SIDE_PROCESSES)
         """Which processes run beside the workers, for the guardian."""
-        self.everyone = Parts()
-        """All parts: they get ready for each fork."""
+        self.all_parts = Parts()
+        """They get ready for each fork."""
         self.worker_troubles = TroubleTable()
         """What workers add to."""
         spec = WorkerSpec(
@@ -66,7 +66,7 @@ class Run:
             source=source,
             troubles=self.worker_troubles,
         )
-        self.pool = WorkerPool(spec, everyone=self.everyone, clock=self.clock, events=self.events)
+        self.pool = WorkerPool(spec, all_parts=self.all_parts, clock=self.clock, events=self.events)
         self.stop = Stop(
             pool=self.pool,
             graces=self.graces,

@@ -80,7 +80,7 @@ class Supervisor:
             try:
                 self._open()
             except BaseException:
-                self._run.everyone.close()
+                self._run.all_parts.close()
                 self._storage.close()
                 raise
             try:
@@ -123,7 +123,7 @@ class Supervisor:
         assembly.loops.run_if_due(assembly.declarations)
         self._manage_workers()
         assembly.listener.turn()
-        self._run.registration.report(self._run.everyone.trouble())
+        self._run.registration.report(self._run.all_parts.trouble())
         if self._run.stop.has_begun:
             self._run.registration.answer_stop()
         assembly.loops.turn()
@@ -154,7 +154,7 @@ class Supervisor:
             assembly.reaper.turn()
         are_left = pool.leave_lost()
         try:
-            self._run.everyone.close()
+            self._run.all_parts.close()
             if are_left:
                 stay(self._storage, settling=assembly.settling)
             else:

@@ -38,15 +38,15 @@ class UrgentFirst(Part):
         self,
         urgent: Part,
         *,
-        everyone: Part,
+        all_parts: Part,
         storage: Storage,
         stop: Stop,
         manage_workers: Callable[[], None],
     ) -> None:
-        """`urgent` must not wait for storage, and none of it may use that. `everyone` tells what no child may
-        keep. `manage_workers` forks those that are missing."""
+        """`urgent` must not wait for storage, and none of it may use that. `all_parts` tell what no child
+        may keep. `manage_workers` forks those that are missing."""
         self._urgent = urgent
-        self._everyone = everyone
+        self._all_parts = all_parts
         self._storage = storage
         self._stop = stop
         self._manage_workers = manage_workers
@@ -103,7 +103,7 @@ class UrgentFirst(Part):
         other is made) stays as it is: the child drops it, as one does that is forked amid a wait. Where none
         can be forked (no room, or threads of a host's), the call holds everything up."""
         try:
-            reading, child = fork_to_ask(call, own_fds=self._everyone.own_fds())
+            reading, child = fork_to_ask(call, own_fds=self._all_parts.own_fds())
         except (OSError, ConfigurationError):
             return call()
         self._child_fds = [reading, *child.fds]

@@ -74,7 +74,7 @@ def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP),
         troubles=TroubleTable(),
     )  # fmt: skip
-    pool = WorkerPool(spec, everyone=ClosesStorage(storage), clock=SystemClock(), events=events)
+    pool = WorkerPool(spec, all_parts=ClosesStorage(storage), clock=SystemClock(), events=events)
     yield pool
     pool.kill_all(CancelReason.SHUTDOWN)
     wait_until(lambda: pool.reap() is not None and len(pool) == 0, what="the end of the pool")

@@ -106,7 +106,7 @@ class Supervisor:
 
     def close(self) -> None:
         """All of it."""
-        self.run.everyone.close()
+        self.run.all_parts.close()
         self.listener.close()
         self.pool.close()
         self.worker.channels.close()

@@ -62,13 +62,13 @@ class Scene:
             clock=SystemClock(),
             stop=SimpleNamespace(plan=None, has_begun=False),
             graces=Graces(cancel_grace=long, term_grace=long, shutdown_timeout=long),
-            everyone=Parts(),
+            all_parts=Parts(),
             registration=SimpleNamespace(flush_timeout=timedelta()),
         )
         held, limits = HeldClaims(run), Parts()
         limits.add(Pusher(run))
         self.other = Other()
-        run.everyone.add(limits, held, self.other)
+        run.all_parts.add(limits, held, self.other)
         self.looks = Looks(run, held=held, limits=limits)
         self.run(limit=timedelta(hours=1))
         assert tickets.write([HELD]) == 1

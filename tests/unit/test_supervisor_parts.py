@@ -122,7 +122,7 @@ def waiting_of(
 ) -> UrgentFirst:
     return UrgentFirst(
         urgent or Parts(),
-        everyone=run.everyone,
+        all_parts=run.all_parts,
         storage=storage,
         stop=run.stop,
         manage_workers=manage_workers,

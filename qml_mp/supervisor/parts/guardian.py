@@ -51,7 +51,7 @@ class Guardian(Part):
         self._slots = run.pool.slots
         self._side_slots = run.side_slots
         self._orphan_grace_s = orphan_grace_of(run.config).total_seconds()
-        self._everyone = run.everyone
+        self._all_parts = run.all_parts
         self._child: Child | None = None
         self._writing = -1
         self._not_before = 0.0
@@ -74,7 +74,7 @@ class Guardian(Part):
         if self._child is not None or time.monotonic() < self._not_before:
             return
         self._not_before = time.monotonic() + _PAUSE_S
-        self._everyone.before_fork()
+        self._all_parts.before_fork()
         outcomes = LastOutcomes(self._run.pool.ended, url=self._run.url, retention=self._run.retention)
         supervisor = host.identity()
         try:
@@ -85,7 +85,7 @@ class Guardian(Part):
                 ),
                 ours={self._writing},
                 theirs={reading},
-                own_fds=self._everyone.own_fds(),
+                own_fds=self._all_parts.own_fds(),
             )
             self._told = ""
         except (OSError, ConfigurationError) as error:

@@ -195,14 +195,14 @@ class Reload(Part):
         self.read_at = self._begun_at
 
     def _start_probe(self) -> Probe:
-        everyone = self._run.everyone
+        all_parts = self._run.all_parts
         self._begun_at = self._run.clock.now()
-        everyone.before_fork()
+        all_parts.before_fork()
         return Probe(
             self._source,
             timeout=self._run.config.boot_timeout,
             clock=self._run.clock,
-            own_fds=everyone.own_fds(),
+            own_fds=all_parts.own_fds(),
         )
 
     def _take_over(self, facts: AppFacts) -> None:

@@ -37,10 +37,10 @@ _LOOK_AT_BOOTS_EVERY_S = 0.01
 class WorkerPool(Part):
     """All workers of one supervisor: iterate over it for those that have not been reaped."""
 
-    def __init__(self, spec: WorkerSpec, *, everyone: Part, clock: Clock, events: Emitter) -> None:
-        """`everyone` is all that has to get ready for a fork."""
+    def __init__(self, spec: WorkerSpec, *, all_parts: Part, clock: Clock, events: Emitter) -> None:
+        """`all_parts` get ready for each fork."""
         self._spec = spec
-        self._everyone = everyone
+        self._all_parts = all_parts
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
         self.ended = EndedTable(self.slots.capacity)
@@ -267,13 +267,13 @@ class WorkerPool(Part):
         return None
 
     def _spawn(self, number: int) -> WorkerProcess:
-        self._everyone.before_fork()
+        self._all_parts.before_fork()
         self._room.check()
         self._spawned += 1
         worker = spawn_worker(
             self._spec, number=number, slots=self.slots, ended=self.ended, bell=self.bell, turns=self._turns,
             worker_id=new_worker_id(self._spec.server_id, number=number, nth=self._spawned),
-            index=self._free_slot(), own_fds=self._everyone.own_fds(), now=self._clock.monotonic(),
+            index=self._free_slot(), own_fds=self._all_parts.own_fds(), now=self._clock.monotonic(),
             paused=self.paused, memory_limit=self.boots.memory_limit(self._spec.config),
         )  # fmt: skip
         self._workers[worker.worker_id] = worker
