@@ -58,7 +58,7 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
     claim is left, which is the rule, and what cannot be done in time is left as it is: the next server
     finds it.
     """
-    run.stop.leave_by()  # counts from here at the latest
+    run.stop.begin_leaving()
     run.stop.renew_leaving()
     trouble: StorageError | None = None
     while True:
@@ -67,12 +67,12 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
                 break
         except StorageError as error:
             trouble = error
-        if time.monotonic() + _PAUSE_AT_END_S >= run.stop.leave_by():
+        if time.monotonic() + _PAUSE_AT_END_S >= run.stop.give_up_at():
             _tell_of_rest(settling, trouble)
             return
         wait_for([], until=time.monotonic() + _PAUSE_AT_END_S)
     run.stop.renew_leaving()
-    if time.monotonic() < run.stop.leave_by():
+    if time.monotonic() < run.stop.give_up_at():
         settling.count_rest(storage)
         history.write_rest(storage)
 

@@ -70,7 +70,8 @@ class Stop:
         return not self.has_begun or any(worker.is_busy for worker in self._pool)
 
     def give_up_at(self) -> float:
-        """From when on nothing is sent to storage and no reply is waited for."""
+        """From when on nothing is sent to storage and no reply is waited for. Of a stop, the first look at
+        this without workers fixes it; only `renew_leaving` moves it then."""
         if self._leave_by is not None:
             return self._leave_by
         if self.plan is None:
@@ -83,11 +84,10 @@ class Stop:
         by = min(self.plan.kill_at + _LEAVING_S, last_job_at + patience_s)
         return self._leave_within_s(max(least_s, by - self._clock.monotonic()))
 
-    def leave_by(self) -> float:
-        """`give_up_at`, for a run that ends now, for whatever reason."""
-        if self.has_begun or self._leave_by is not None:
-            return self.give_up_at()
-        return self._leave_within_s(_LEAVING_S)
+    def begin_leaving(self) -> None:
+        """The run ends now, for whatever reason: an instant to `give_up_at` is fixed."""
+        if self.give_up_at() == float("inf"):  # an error ends it, nobody has told it to stop
+            self._leave_within_s(_LEAVING_S)
 
     def renew_leaving(self) -> None:
         """Storage has answered, or is asked first now: what is left may take as long again. On a busy machine

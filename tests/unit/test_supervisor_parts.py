@@ -212,12 +212,12 @@ def test_leaving_takes_longer_while_storage_answers_but_not_for_ever(
 ) -> None:
     run = run_of(1, clock)
     run.stop.begin(now=True, why="a test")
-    first = run.stop.leave_by()
+    first = run.stop.give_up_at()
 
     def later(seconds: float) -> float:
         clock.seconds = seconds
         run.stop.renew_leaving()
-        return run.stop.leave_by()
+        return run.stop.give_up_at()
 
     renewed = [later(at) for at in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)]
 
@@ -229,12 +229,26 @@ def test_leaving_takes_no_longer_where_storage_cannot_be_reached(run_of: MakeRun
     run = run_of(1, clock)
     run.reaching.failed("Storage cannot be reached", StorageUnavailable("gone"), now=0.0)
     run.stop.begin(now=True, why="a test")
-    first = run.stop.leave_by()
+    first = run.stop.give_up_at()
 
     clock.seconds = 0.3
     run.stop.renew_leaving()
 
-    assert run.stop.leave_by() == first == pytest.approx(0.4)
+    assert run.stop.give_up_at() == first == pytest.approx(0.4)
+
+
+def test_a_run_that_nobody_has_told_to_stop_and_an_error_ends_has_a_moment_for_storage(
+    run_of: MakeRun, clock: HandClock
+) -> None:
+    run = run_of(1, clock)
+    before = run.stop.give_up_at()
+
+    run.stop.begin_leaving()
+    clock.seconds = 0.3
+    run.stop.begin_leaving()
+
+    assert before == float("inf")
+    assert run.stop.give_up_at() == pytest.approx(0.4)
 
 
 def test_a_supervisor_that_stood_still_when_its_time_to_leave_ended_looks_for_the_reply_once_more(
@@ -247,7 +261,7 @@ def test_a_supervisor_that_stood_still_when_its_time_to_leave_ended_looks_for_th
 
     def look(events: Mapping[int, int], *, until: float) -> dict[int, int]:
         came = poll_until(events, until=until)
-        if until == run.stop.leave_by() and not last_looks:
+        if until == run.stop.give_up_at() and not last_looks:
             last_looks.append(came)
             time.sleep(0.2)
             server.send(b"the reply")
@@ -271,7 +285,7 @@ def test_the_time_of_storage_does_not_end_while_the_supervisor_stands_still_betw
     with closing(open_storage("memory://")) as storage:
         waiting = waiting_of(run, storage)
         run.stop.begin(now=True, why="a test")
-        ends_at = run.stop.leave_by()
+        ends_at = run.stop.give_up_at()
         time.sleep(ends_at - time.monotonic() + 0.1)  # a standstill
         goes_on_at = time.monotonic()
 
