@@ -34,7 +34,7 @@ class WorkerExit(IntEnum):
     """An error of qml-mp itself; a job may be in hand, and counts as crashed."""
 
 
-def leave(code: int) -> NoReturn:
+def exit_with(code: int) -> NoReturn:
     """End the process now. Standard streams are flushed, unless nobody reads them; nothing else that was
     inherited from the parent is run."""
     try:
@@ -56,7 +56,7 @@ def end_copy(outcome: Outcome | None) -> NoReturn:
             # There may be no stream, or none that takes text.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 print(said.rstrip("\n"), file=sys.stderr)
-    leave(code)
+    exit_with(code)
 
 
 def _of_system_exit(argument: str) -> tuple[int, str]:

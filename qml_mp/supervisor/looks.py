@@ -17,8 +17,8 @@ class Looks:
     """Between two turns of everybody."""
 
     def __init__(self, run: Run, *, held: HeldClaims, limits: Parts) -> None:
-        """`limits` are `MemoryWatch` and `Pusher`: what workers say may make these due sooner. They and `held`
-        are among `run.all_parts`."""
+        """`limits` are `MemoryWatch` and `Pusher`: what workers say may make these due sooner. They and
+        `held` are among `run.all_parts`."""
         self._all_parts = run.all_parts
         self._pool = run.pool
         self._stop = run.stop

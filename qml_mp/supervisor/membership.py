@@ -80,7 +80,7 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
 def stay(storage: Storage, *, settling: SettleLoop) -> None:
     """Settle the dead workers, and stay in the registry: a worker that cannot be killed has a claim, which
     nobody else may have before it has ended. The next server that proves it dead gives it back."""
-    settling.spare_none()
+    settling.settle_orderly_too()
     try:
         settling.tick(storage)
     except StorageError as error:
@@ -118,7 +118,7 @@ def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop, desk: ActDes
     if storage.deregister_server(run.registration.id, done=done):
         return True
     run.stop.renew_leaving()
-    settling.spare_none()
+    settling.settle_orderly_too()
     settling.tick(storage)
     if settling.count:
         return False

@@ -152,7 +152,7 @@ class Supervisor:
         while not all(worker.is_lost for worker in pool):
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
             assembly.reaper.turn()
-        are_left = pool.leave_lost()
+        are_left = pool.abandon_lost()
         try:
             self._run.all_parts.close()
             if are_left:

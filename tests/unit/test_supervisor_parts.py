@@ -700,7 +700,7 @@ def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop
         run.pool.kill_all(CancelReason.SHUTDOWN)
 
     assert (could_stop_before, run.stop.is_complete) == (False, True)
-    assert run.pool.leave_lost()
+    assert run.pool.abandon_lost()
     assert len(run.pool) == 0
     told = [record.message for record in caplog.records if "may not be signalled" in record.message]
     assert len(told) == 1

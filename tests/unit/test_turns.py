@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.child.exits import leave
+from qml_mp.child.exits import exit_with
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.turns import Turns
@@ -61,7 +61,7 @@ def test_a_turn_that_died_with_its_worker_is_waited_for_once(turns: Turns) -> No
     if (pid := os.fork()) == 0:
         turns.take()
         os.kill(os.getpid(), signal.SIGKILL)
-        leave(1)
+        exit_with(1)
     os.waitpid(pid, 0)
     assert not is_free(turns)
 
@@ -82,7 +82,7 @@ def test_workers_write_in_the_order_in_which_they_came() -> None:
             turns.take()
             os.write(writing, bytes([number]))
             turns.give()
-            leave(0)
+            exit_with(0)
         pids.append(pid)
         assert os.read(reading, 1) == b"w"
         while not waits_for_its_turn(pid):

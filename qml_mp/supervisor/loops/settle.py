@@ -41,7 +41,7 @@ class SettleLoop(Loop):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._unsettled: list[_Unsettled] = []
-        self._spares_none = False
+        self._settles_orderly_too = False
 
     @property
     def unsettled_ids(self) -> set[str]:
@@ -53,9 +53,9 @@ class SettleLoop(Loop):
         counting = Counting(death, self._run.pool.totals)
         self._unsettled.append(_Unsettled(death=death, tries=tries, counting=counting))
 
-    def spare_none(self) -> None:
-        """The server could not be removed at once: a claim whose reply was lost may be any worker's."""
-        self._spares_none = True
+    def settle_orderly_too(self) -> None:
+        """From now on those too that left in order: one of them may hold a claim whose reply was lost."""
+        self._settles_orderly_too = True
 
     def count_rest(self, storage: Storage) -> None:
         """All claims of this server are ended: count what dead workers have ended and not counted, as far as
@@ -90,11 +90,11 @@ class SettleLoop(Loop):
             self._settle(storage, one)
             took_long = self._run.clock.monotonic() - began > _PATIENCE_S
             # A refusal may be that of a lock that was waited for.
-            if took_long and (one.tries.is_failing or not self._spares_none):
+            if took_long and (one.tries.is_failing or not self._settles_orderly_too):
                 return
 
     def _to_settle(self) -> list[_Unsettled]:
-        spares = self._run.stop.has_begun and not self._spares_none
+        spares = self._run.stop.has_begun and not self._settles_orderly_too
         return [one for one in self._unsettled if not (spares and one.death.was_orderly)]
 
     def _settle(self, storage: Storage, one: _Unsettled) -> None:

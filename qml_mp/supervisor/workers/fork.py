@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
-from qml_mp.child.exits import WorkerExit, leave
+from qml_mp.child.exits import WorkerExit, exit_with
 from qml_mp.child.prologue import block_signals, prctl, prologue, unblock_signals
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
@@ -64,7 +64,7 @@ class Child:
         _kill_group(self.pid)
         return self.signal(signal.SIGKILL)
 
-    def leave_alone(self) -> None:
+    def abandon(self) -> None:
         """Let go of it although it may live; nobody collects it."""
         for fd in self.fds:
             os.close(fd)
@@ -156,13 +156,13 @@ def reap(child: Child) -> ProcessFacts | None:
 
 
 def kill_and_reap(child: Child) -> None:
-    """End a child, and wait until it has ended; one that this process may not signal is left alone."""
+    """End a child, and wait until it has ended; one that this process may not signal is abandoned."""
     while True:
         was_signalled = child.kill()
         if reap(child) is not None:
             return
         if not was_signalled:
-            child.leave_alone()
+            child.abandon()
             return
         wait_for(child.fds, until=time.monotonic() + _LOOK_EVERY_S)
 
@@ -272,7 +272,7 @@ def _child(
     except BaseException:
         traceback.print_exc()
     finally:
-        leave(code)
+        exit_with(code)
 
 
 def _others_by_name() -> str:

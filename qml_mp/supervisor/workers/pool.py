@@ -192,11 +192,11 @@ class WorkerPool(Part):
         for worker in self:
             worker.kill(reason)
 
-    def leave_lost(self) -> bool:
+    def abandon_lost(self) -> bool:
         """Let go of those that cannot be killed; whether there are some."""
         lost, self._workers = self._workers, {}
         for worker in lost.values():
-            worker.leave_alone()
+            worker.abandon()
         return bool(lost)
 
     @property

@@ -266,11 +266,11 @@ class WorkerProcess:
         if process is not None:
             self.look(now)
             if self.killed_for is None and process.signal in (signal.SIGTERM, None):
-                self._note_sigterm(stopping=stopping and process.signal is not None)
+                self._note_who_ended_it(stopping=stopping and process.signal is not None)
         return process
 
-    def _note_sigterm(self, *, stopping: bool) -> None:
-        """It dies of that, or exits, only where the job in hand has taken away what the worker does at it."""
+    def _note_who_ended_it(self, *, stopping: bool) -> None:
+        """It exits, or dies of SIGTERM, only where the job in hand has taken away what it does at that."""
         if self._interrupted is not None and self._interrupted[0] == self.last.key:
             self.killed_key, self.killed_for = self._interrupted
         elif stopping:  # it came from a service manager, which signals all processes
@@ -289,11 +289,11 @@ class WorkerProcess:
         """Whether it should be dead, and cannot be killed."""
         return self.is_out_of_reach and self.killed_for is not None
 
-    def leave_alone(self) -> None:
+    def abandon(self) -> None:
         """Let go of it although it lives. It sees the end of its pipe, and leaves when its job has ended."""
         what = "Worker %s (pid %s) cannot be killed and is left; it leaves when its job ends"
         logger.error(what, self.number, self.child.pid)
-        self.child.leave_alone()
+        self.child.abandon()
         self.close()
 
     def close(self) -> None:
