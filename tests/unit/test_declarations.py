@@ -99,9 +99,9 @@ def test_what_code_before_wants_to_be_told_stays_until_none_of_it_works(
     loop.declare(newer, older=Hooked(calls=frozenset({"work", "gone"}), traces=frozenset({"work"})))
     look()
     storage.declare_hooks(["work"], calls=False, traces=True)  # by a server that was started meanwhile
-    loop.hook_again()
+    loop.hook_both()
     look()
-    loop.hook_alone()
+    loop.hook_newest_alone()
     look()
 
     both = {"work": (True, True), "new": (False, True)}
@@ -116,8 +116,8 @@ def test_where_newer_code_wants_to_be_told_of_as_much_nothing_is_declared_later(
     loop.declare(FACTS, older=Hooked.of(replace(FACTS, methods=("work", "gone"))))
     loop.tick(storage)
 
-    loop.hook_again()
-    loop.hook_alone()
+    loop.hook_both()
+    loop.hook_newest_alone()
 
     assert loop.due_at() == NEVER
 
@@ -128,7 +128,7 @@ def test_what_is_told_of_workers_while_storage_takes_its_time_is_followed_in_the
     declare = storage.declare_hooks
 
     def slowly(*arguments: Any, **options: Any) -> bool:
-        loop.hook_alone()
+        loop.hook_newest_alone()
         return declare(*arguments, **options)
 
     loop.declare(replace(FACTS, wants_failures=False), older=Hooked.of(FACTS))

@@ -18,12 +18,12 @@ from qml_mp.supervisor.run import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooked:
-    """The methods of which code wants to hear, by what of their jobs is stored for that."""
+    """The methods of which code wants to have something stored."""
 
     calls: frozenset[str] = frozenset()
-    """That they have failed, for its function to be called."""
+    """That their jobs have failed, for its function to be called."""
     traces: frozenset[str] = frozenset()
-    """How their attempts ended whose process died, for their spans."""
+    """How attempts ended whose process died, for their spans."""
 
     @classmethod
     def by(cls, methods: Iterable[str] | None, *, calls: bool, traces: bool) -> Hooked:
@@ -81,8 +81,8 @@ class DeclarationsLoop(Loop):
 
     def declare(self, facts: AppFacts, *, older: Hooked = NOTHING) -> None:
         """Have storage follow this code at the next tick. `older` is what code before wants whose workers are
-        not replaced yet, and may never be. What is not stored when their jobs fail can never be told, so
-        its hooks stay until `hook_alone`, which is to come soon: another server may declare newer code."""
+        not replaced yet, and may never be. What is not stored when their jobs fail can never be told, so its
+        hooks stay until `hook_newest_alone`, which is to come soon: another server may declare newer code."""
         own, methods = Hooked.of(facts), frozenset(facts.methods or ())
         self._older = Hooked(
             calls=(older.calls & methods) - own.calls, traces=(older.traces & methods) - own.traces
@@ -91,13 +91,13 @@ class DeclarationsLoop(Loop):
         self._facts = facts
         self.declare_again()
 
-    def hook_again(self) -> None:
-        """Workers of the code before stay: have its hooks, whatever others have declared meanwhile."""
+    def hook_both(self) -> None:
+        """Workers of the code before stay: have its hooks too, whatever others have declared meanwhile."""
         self._has_older = self._older != NOTHING
         if self._has_older:
             self._pending.append(self._hook)
 
-    def hook_alone(self) -> None:
+    def hook_newest_alone(self) -> None:
         """Have those of the newer code alone; again, that is harmless."""
         if self._has_older:
             self._has_older = False

@@ -254,7 +254,7 @@ class Reload(Part):
         calls, traces = bool(both.hooked.calls), bool(both.hooked.traces)
         facts = replace(self._facts, methods=both.methods, wants_failures=calls, traces=traces)
         self._run.registration.serve(both.queues, facts)
-        self._declarations.hook_again()
+        self._declarations.hook_both()
 
     def _watch_old_ones(self) -> None:
         """Where new ones cannot boot, those of the code before work on, and theirs counts too, until none of
@@ -267,7 +267,7 @@ class Reload(Part):
             self._serves_both = False
             self._run.registration.serve(self._newest.queues, self._facts)
         if not self._serves_both and self._has_new_worker():
-            self._declarations.hook_alone()
+            self._declarations.hook_newest_alone()
 
     def _has_new_worker(self) -> bool:
         """Whether one of the newest code is ready, or none is wanted."""
