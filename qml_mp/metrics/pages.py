@@ -13,7 +13,7 @@ from qml_mp.ipc.side import ServerReport
 from qml_mp.metrics.ends import ToldEnds
 from qml_mp.metrics.families import ServerCollector
 from qml_mp.metrics.health import why_not_alive, why_not_ready
-from qml_mp.metrics.server import Answer, Page
+from qml_mp.metrics.server import HttpAnswer, Page
 from qml_mp.metrics.storage_looks import StorageLooks
 from qml_mp.storage.store import Storage
 
@@ -49,25 +49,27 @@ class MetricsPages:
 
     def by_path(self) -> Mapping[str, Page]:
         return {
-            "/": lambda _: Answer(200, _INDEX),
+            "/": lambda _: HttpAnswer(200, _INDEX),
             "/metrics": self._metrics,
             "/livez": lambda _: self._livez(),
             "/readyz": lambda _: self._readyz(),
         }
 
-    def _metrics(self, accept: str) -> Answer:
+    def _metrics(self, accept: str) -> HttpAnswer:
         try:
             encode, kind = choose_encoder(accept)
         except Exception:  # of a version that is no number; whoever asks so gets the plain format
             encode, kind = choose_encoder("")
-        return Answer(200, encode(self._registry), kind)
+        return HttpAnswer(200, encode(self._registry), kind)
 
-    def _livez(self) -> Answer:
-        return Answer.of_reasons(why_not_alive(self._newest, now=time.monotonic(), since=self._since))
+    def _livez(self) -> HttpAnswer:
+        return HttpAnswer.of_reasons(why_not_alive(self._newest, now=time.monotonic(), since=self._since))
 
-    def _readyz(self) -> Answer:
+    def _readyz(self) -> HttpAnswer:
         look = self._looks.health(server_id=self._server_id())
-        return Answer.of_reasons(why_not_ready(self._newest, look, now=time.monotonic(), since=self._since))
+        return HttpAnswer.of_reasons(
+            why_not_ready(self._newest, look, now=time.monotonic(), since=self._since)
+        )
 
     def _server_id(self) -> str | None:
         """Of the server in whose name looks at storage are made."""

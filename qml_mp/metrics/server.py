@@ -28,7 +28,7 @@ _MOST_REQUESTS = 32
 _TEXT = "text/plain; charset=utf-8"
 
 
-class Answer:
+class HttpAnswer:
     """Status, type and body."""
 
     __slots__ = ("body", "kind", "status")
@@ -39,13 +39,13 @@ class Answer:
         self.kind = kind
 
     @classmethod
-    def of_reasons(cls, reasons: list[str]) -> Answer:
+    def of_reasons(cls, reasons: list[str]) -> HttpAnswer:
         """200 and ok without any; 503 with them, one a line."""
         text = "\n".join(reasons or ["ok"])
         return cls(503 if reasons else 200, f"{text}\n".encode())
 
 
-Page = Callable[[str], Answer]
+Page = Callable[[str], HttpAnswer]
 """Gives an answer; its argument is the header Accept."""
 
 
@@ -127,10 +127,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.connection.settimeout(_ANSWER_WITHIN_S)
         page = self.server.pages.get(self.path.partition("?")[0])
         try:
-            answer = Answer(404, b"not found\n") if page is None else page(self.headers.get("Accept", ""))
+            answer = HttpAnswer(404, b"not found\n") if page is None else page(self.headers.get("Accept", ""))
         except Exception:
             logger.exception("%s failed", json.dumps(self.path[:100]))
-            answer = Answer(500, b"failed; the log of the server says why\n")
+            answer = HttpAnswer(500, b"failed; the log of the server says why\n")
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(len(answer.body)))

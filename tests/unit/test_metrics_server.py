@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from qml_mp.metrics.server import Answer, MetricsServer
+from qml_mp.metrics.server import HttpAnswer, MetricsServer
 from tests.until import PATIENCE_S, wait_until
 
 
@@ -22,7 +22,7 @@ def head_within_s() -> float:
 
 @pytest.fixture
 def server(head_within_s: float) -> Iterator[MetricsServer]:
-    pages = {"/livez": lambda _: Answer.of_reasons([])}
+    pages = {"/livez": lambda _: HttpAnswer.of_reasons([])}
     with MetricsServer("127.0.0.1", 0, pages, head_within_s=head_within_s) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
