@@ -32,7 +32,7 @@ from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.acts import CarryingOut
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
-from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
+from qml_mp.supervisor.parts.job_limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.service_manager import ServiceManager

@@ -19,7 +19,7 @@ from qml_mp.ipc.tickets import TicketPipe
 from qml_mp.supervisor.looks import Looks
 from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.part import Part, Parts
-from qml_mp.supervisor.parts.limits import Pusher
+from qml_mp.supervisor.parts.job_limits import Pusher
 from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 

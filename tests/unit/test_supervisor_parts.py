@@ -51,7 +51,7 @@ from qml_mp.supervisor.loops.loop import NEVER
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.part import Part, Parts
 from qml_mp.supervisor.parts.guardian import Guardian
-from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
+from qml_mp.supervisor.parts.job_limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
