@@ -15,7 +15,7 @@ from datetime import timedelta
 from qml_mp.core.acts import Act, ActRequest, ActState, Asker, stacks_text
 from qml_mp.core.answers import WorkerStack
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.rows import act_of
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES, storable_reason, storable_text
 
@@ -32,7 +32,7 @@ class ActPage:
     """Pass it as `after` for the next page; None: this was the last."""
 
 
-class Acts(Part):
+class Acts(Operations):
     """Requests to servers, their answers, and changes that are done."""
 
     def ask(self, request: ActRequest) -> Act:

@@ -8,7 +8,7 @@ from datetime import datetime
 from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import Retention
 
@@ -16,7 +16,7 @@ _TRIES = 5
 _MOST_FAILED = 500
 
 
-class Bulk(Part):
+class Bulk(Operations):
     """Jobs that were found by their filter (`Listing.job_ids`), changed. `until` is an instant of the
     database's clock: jobs that are younger, or ended later, are not meant. So a job that was retried and
     failed again is not retried once more, however often the same is asked for."""

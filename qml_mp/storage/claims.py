@@ -10,7 +10,7 @@ from functools import partial
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
-from qml_mp.storage.database import Part, Result, Values
+from qml_mp.storage.database import Operations, Result, Values
 from qml_mp.storage.job_rows import claim_of, new_claims
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
@@ -27,7 +27,7 @@ FINISHING = "finishing a job"
 CLAIMING = "claiming a job"
 
 
-class JobLocker(Part):
+class JobLocker(Operations):
     """Claims and everything that is guarded by them."""
 
     _run: Run | None = None

@@ -14,7 +14,8 @@ in the child, and the opening of a storage, which imports, is over before a fork
 A signal's handler may raise between any two steps of an operation: KeyboardInterrupt, or `JobTimeout` in a
 job that enqueues. Raised inside `contextlib`, before a generator goes on, it puts off the generator's own
 clean-up until the traceback is let go of. So whatever leaves an operation passes a plain frame (`whole`, and
-that of `Part`), which ends what was left open. The generator, when it goes on, finds its operation ended.
+that of `Operations`), which ends what was left open. The generator, when it goes on, finds its operation
+ended.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every process: the narrow port through which the storage talks to a database.
 
-What a storage does is written once over this, in the parts that `store` puts together. A backend is this
+What a storage does is written once over this, in the operations that `store` puts together. A backend is this
 port, its errors, its schema with migrations, its waker and its table of named SQL (`queries`).
 """
 
@@ -182,7 +182,7 @@ class Database(Protocol):
     def caveats(self) -> Iterable[str]: ...
 
 
-class Part:
+class Operations:
     """Some operations of the storage on the one database.
 
     Its public methods are those operations: each has ended, and left nothing open, when it returns or raises
@@ -228,7 +228,7 @@ def _whole(operation: Callable[..., _T]) -> Callable[..., _T]:
     """`ProcessConnection.whole`, written out: this is on the way of every job."""
 
     @wraps(operation)
-    def run(self: Part, *args: Any, **kwargs: Any) -> _T:
+    def run(self: Operations, *args: Any, **kwargs: Any) -> _T:
         connection = self._db.connection
         before = connection.running
         try:

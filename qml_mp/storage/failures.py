@@ -14,7 +14,7 @@ from datetime import timedelta
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import attempt_of, text_of
 
@@ -46,7 +46,7 @@ class LookedThrough:
     """To go on behind these; None: there are no more."""
 
 
-class FailureCallbacks(Part):
+class FailureCallbacks(Operations):
     """Each is one worker's at a time, and is called at least once."""
 
     def declare_hooks(self, methods: Collection[str], *, calls: bool, traces: bool) -> bool:

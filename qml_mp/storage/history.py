@@ -19,7 +19,7 @@ from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import EPOCH, Row, optional_text_of
 
@@ -88,7 +88,7 @@ def floor_to(step: timedelta, instant: datetime) -> datetime:
     return instant - (instant - EPOCH) % step
 
 
-class History(Part):
+class History(Operations):
     """What has ended, counted."""
 
     def note_history(self, periods: Sequence[Period]) -> int:

@@ -11,7 +11,7 @@ from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
-from qml_mp.storage.database import Part, RowsRefused, Values
+from qml_mp.storage.database import Operations, RowsRefused, Values
 from qml_mp.storage.driver_connection import driver_connection
 from qml_mp.storage.given_back import Released, give_back
 from qml_mp.storage.job_rows import job_of
@@ -25,7 +25,7 @@ from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promo
 _STRANDED = "releasing stranded jobs"
 
 
-class JobStore(Part):
+class JobStore(Operations):
     """Jobs as rows, moved by time, by people and by recovery."""
 
     def enqueue(self, job: Job, *, retention: Retention = BY_DEFAULT) -> str:

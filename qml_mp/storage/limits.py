@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from qml_mp.core.limits import Limit, LimitKind, Standing
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.limited import look_of, standings_by_key, waiting_query
 from qml_mp.storage.storable import microseconds
 from qml_mp.storage.values import Openings
 from qml_mp.storage.waiting import MANY_JOBS
 
 
-class Limits(Part):
+class Limits(Operations):
     """Limits hold for every claim that begins after they were committed, on whatever machine."""
 
     def set_paused(self, queue: str, paused: bool) -> None:

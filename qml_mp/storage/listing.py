@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.listing_queries import Order, Parts
 from qml_mp.storage.rows import state_name_of, text_of
@@ -75,7 +75,7 @@ class FoundIds:
     """Pass it as `rest` for the next ones; empty: these were the last."""
 
 
-class Listing(Part):
+class Listing(Operations):
     """Jobs by pages, and those that a change means."""
 
     def list_jobs(

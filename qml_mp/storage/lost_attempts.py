@@ -12,13 +12,13 @@ from datetime import timedelta
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.lost_attempt import LostAttempt, lost_attempt_of
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.rows import Row, text_of
 
 _MOST_AT_A_TIME = 100
 
 
-class LostAttempts(Part):
+class LostAttempts(Operations):
     """Each is one worker's at a time, and is exported at least once."""
 
     def has_lost_attempts(self, methods: Collection[str]) -> bool:

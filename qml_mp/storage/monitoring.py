@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import attempt_of, optional_text_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
@@ -27,7 +27,7 @@ _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = datetime(9999, 12, 30, tzinfo=UTC)
 
 
-class Monitoring(Part):
+class Monitoring(Operations):
     """Reads for people and for `--burst`."""
 
     def failure_kinds(

@@ -11,14 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.payload import encode_json
 from qml_mp.core.progress import Progress, progress_of
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.rows import json_of, text_of
 from qml_mp.storage.storable import canonical_id, storable_text
 
 _LONGEST_NOTE_BYTES = 1000
 
 
-class JobProgress(Part):
+class JobProgress(Operations):
     """What jobs say of themselves while they run."""
 
     def note_progress(self, said: Mapping[ClaimKey, Progress]) -> int:

@@ -13,7 +13,7 @@ from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import Followed, RecurringJob, firings_to_correct, is_of
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
-from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
+from qml_mp.storage.database import Operations, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import (
     advance,
     behind_of,
@@ -41,7 +41,7 @@ _MOST_REFUSED = 1000
 """Firings of templates whose jobs are refused, of a tick."""
 
 
-class RecurringStore(Part):
+class RecurringStore(Operations):
     """Templates of recurring jobs."""
 
     _lacking: frozenset[str] = frozenset()

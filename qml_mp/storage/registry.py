@@ -13,7 +13,7 @@ from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.given_back import Released, give_back
 from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.row_change import server_gone
@@ -25,7 +25,7 @@ from qml_mp.units import check_longest
 _Info = TypeVar("_Info", ServerInfo, WorkerInfo)
 
 
-class ServerRegistry(Part):
+class ServerRegistry(Operations):
     """Runs of supervisors and their workers."""
 
     def register_server(self, info: ServerInfo) -> None:
@@ -224,7 +224,7 @@ class ServerRegistry(Part):
         return partial(read, place=self._db.connection.place())
 
 
-class NamedLocks(Part):
+class NamedLocks(Operations):
     """Locks with a name, an owner and a time to live, by the database's clock. `ConfigurationError` for a
     time that is too long."""
 

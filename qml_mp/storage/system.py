@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.server_description import ServerDescription, read_description
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.rows import int_of, optional_text_of, text_of
 
 
@@ -37,7 +37,7 @@ class StorageSize:
     """The largest first."""
 
 
-class SystemFacts(Part):
+class SystemFacts(Operations):
     """What is told of the system itself."""
 
     def describe_server(self, server_id: str, description: ServerDescription) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.rows import Row, ToInstant, state_name_of, text_of
 
 
@@ -27,7 +27,7 @@ class TemplateJob:
     """The newest, as "type: message"."""
 
 
-class TemplateJobs(Part):
+class TemplateJobs(Operations):
     """One statement for all templates of a page, along the index of firings."""
 
     def newest_jobs_of(self, recurring_ids: Sequence[str], *, limit: int) -> dict[str, list[TemplateJob]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.job import Job
-from qml_mp.storage.database import Part
+from qml_mp.storage.database import Operations
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import int_of
 from qml_mp.storage.storable import canonical_id
@@ -31,7 +31,7 @@ class EndedJobs:
     """False: others have ended too, and the next look has some of them."""
 
 
-class Waits(Part):
+class Waits(Operations):
     """The ends of jobs, looked for and told."""
 
     def ended_jobs(self, job_ids: Collection[str]) -> EndedJobs:
