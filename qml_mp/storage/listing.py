@@ -20,7 +20,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Operations
 from qml_mp.storage.job_rows import job_of
-from qml_mp.storage.listing_queries import Order, Parts
+from qml_mp.storage.listing_queries import AccessPath, Order
 from qml_mp.storage.rows import state_name_of, text_of
 from qml_mp.storage.values import JobFilter, JobPage
 
@@ -59,7 +59,7 @@ class _Section:
     """Some of the jobs that a filter means, which stand in the order of listings together."""
 
     where: JobFilter
-    parts: Parts
+    path: AccessPath
     """No group, or a single one."""
     left: _Range = _WHOLE
     """What has not been looked at."""
@@ -101,15 +101,15 @@ class Listing(Operations):
             return JobPage(jobs=(), next_cursor=None)
         order = Order.OLDER if before is None else Order.NEWER
         few = _FEW_ENQUEUED if among is None or where.asks_for_names_alone() else among
-        parts = self._parts(where, few=few, rare=among)
-        which = {**where.values(), **parts.values()}
+        path = self._access_path(where, few=few, rare=among)
+        which = {**where.values(), **path.values()}
         reach = _range_of(where, after=after, before=before)
         edge = None
         if among is not None and where.values():
-            edge = self._edge(where, order, parts, reach, max(among, limit + 1))
+            edge = self._edge(where, order, path, reach, max(among, limit + 1))
         if edge is not None:
             reach = _up_to(edge, reach, order)
-        query = self._db.queries.listing.page(where, order, parts, brief)
+        query = self._db.queries.listing.page(where, order, path, brief)
         bound = {**which, **reach.values(), "limit": limit + 1}  # one more: is there another page?
         if brief:
             bound["brief_chars"] = _BRIEF_CHARS
@@ -143,7 +143,7 @@ class Listing(Operations):
         rest = self._sections(where)
         while rest:
             section, reach, rest = self._next(rest)
-            query = self._db.queries.listing.count_meant(section.where, section.parts, ran_then)
+            query = self._db.queries.listing.count_meant(section.where, section.path, ran_then)
             for row in self._db.read("counting jobs", query, _bound(section, reach, until)):
                 counts[state_name_of(row["state"])] += row["jobs"]
         return {state: counts[state] for state in StateName if counts[state]}
@@ -165,7 +165,7 @@ class Listing(Operations):
         if not rest:
             return FoundIds(ids=(), rest=())
         section, reach, rest = self._next(rest)
-        query = self._db.queries.listing.ids_meant(section.where, section.parts, ran_then)
+        query = self._db.queries.listing.ids_meant(section.where, section.path, ran_then)
         rows = self._db.read("finding jobs", query, _bound(section, reach, until))
         return FoundIds(ids=tuple(sorted(row["id"] for row in rows)), rest=rest)
 
@@ -175,26 +175,26 @@ class Listing(Operations):
         states = where.each_state()
         if not states:
             return ()
-        parts = self._parts(where, few=_MOST_AT_ONCE, rare=_MOST_AT_ONCE)
-        if parts.groups is None:
-            return (_Section(where=where, parts=parts),)
+        path = self._access_path(where, few=_MOST_AT_ONCE, rare=_MOST_AT_ONCE)
+        if path.groups is None:
+            return (_Section(where=where, path=path),)
         others = [state for state in states if state is not StateName.ENQUEUED]
-        whole, enqueued = replace(parts, groups=None), replace(where, states=[StateName.ENQUEUED])
+        whole, enqueued = replace(path, groups=None), replace(where, states=[StateName.ENQUEUED])
         return (
-            *([_Section(where=replace(where, states=others), parts=whole)] if others else []),
-            *(_Section(where=enqueued, parts=replace(parts, groups=(group,))) for group in parts.groups),
+            *([_Section(where=replace(where, states=others), path=whole)] if others else []),
+            *(_Section(where=enqueued, path=replace(path, groups=(group,))) for group in path.groups),
         )
 
     def _next(self, rest: Sequence[_Section]) -> tuple[_Section, _Range, tuple[_Section, ...]]:
         """The first section, how far to look in it now, and what is left then."""
         section, *others = rest
-        edge = self._edge(section.where, Order.NEWER, section.parts, section.left, _MOST_AT_ONCE)
+        edge = self._edge(section.where, Order.NEWER, section.path, section.left, _MOST_AT_ONCE)
         if edge is None:
             return section, section.left, tuple(others)
         left = replace(section, left=replace(section.left, older=edge))
         return section, _up_to(edge, section.left, Order.NEWER), (left, *others)
 
-    def _parts(self, where: JobFilter, *, few: int, rare: int | None) -> Parts:
+    def _access_path(self, where: JobFilter, *, few: int, rare: int | None) -> AccessPath:
         """Up to `few` Enqueued jobs are read in one, up to `rare` of a kind (None: however many) as such."""
         queries = self._db.queries.listing
         is_rare = (
@@ -206,8 +206,8 @@ class Listing(Operations):
             StateName.ENQUEUED not in where.each_state()
             or self._count(queries.enqueued, {"most": few + 1}) <= few
         ):
-            return Parts(groups=None, kind_is_rare=is_rare)
-        return Parts(groups=self._groups(where), kind_is_rare=is_rare)
+            return AccessPath(groups=None, kind_is_rare=is_rare)
+        return AccessPath(groups=self._groups(where), kind_is_rare=is_rare)
 
     def _count(self, query: str, which: dict[str, object]) -> int:
         jobs: int = self._db.read("counting jobs", query, which)[0]["jobs"]
@@ -231,16 +231,16 @@ class Listing(Operations):
         self,
         where: JobFilter,
         order: Order,
-        parts: Parts,
+        path: AccessPath,
         reach: _Range,
         among: int,
     ) -> _Place | None:
         """Where the look ends: at the first place where a state has had its `among`; None: at the end."""
-        if where.kind is not None and parts.kind_is_rare:
+        if where.kind is not None and path.kind_is_rare:
             return None
-        each = max(1, among // max(1, len(parts.groups or ())))
-        bound = {**parts.values(), **reach.values(), "skip": among - 1, "skip_of_group": each}
-        query = self._db.queries.listing.edges(where, order, parts)
+        each = max(1, among // max(1, len(path.groups or ())))
+        bound = {**path.values(), **reach.values(), "skip": among - 1, "skip_of_group": each}
+        query = self._db.queries.listing.edges(where, order, path)
         rows = self._db.read("listing jobs", query, bound)
         places = [(self._db.instant(row["created_at"]) or _BEGINNING, text_of(row["id"])) for row in rows]
         if not places:
@@ -249,7 +249,7 @@ class Listing(Operations):
 
 
 def _bound(section: _Section, reach: _Range, until: datetime) -> dict[str, object]:
-    return {**section.where.values(), **section.parts.values(), **reach.values(), "until": until}
+    return {**section.where.values(), **section.path.values(), **reach.values(), "until": until}
 
 
 def _is_text(name: object) -> bool:

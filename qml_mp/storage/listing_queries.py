@@ -18,11 +18,11 @@ class Order(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """In which parts the jobs are read: the Enqueued in groups."""
+class AccessPath:
+    """How a listing comes to the jobs: to the Enqueued by groups."""
 
     groups: tuple[tuple[str, str, int], ...] | None
-    """Queue, method and priority of each; None: in one, which is sorted."""
+    """Queue, method and priority of each; None: all in one, which is sorted."""
     kind_is_rare: bool = True
     """Jobs of the kind that is asked for are few, and are read as such."""
 
@@ -47,28 +47,28 @@ class ListingQueries:
     """most: queue, method, priority of what is Enqueued, at most so many."""
     of_kind: str
     """kind, most: how many failures of the kind there are, at most so many counted; jobs."""
-    edges: Callable[[JobFilter, Order, Parts], str]
-    """A range, values of the parts, skip, skip_of_group: of each state the place of the job behind so many,
+    edges: Callable[[JobFilter, Order, AccessPath], str]
+    """A range, values of the path, skip, skip_of_group: of each state the place of the job behind so many,
     if it has one; of each group of the Enqueued likewise."""
-    page: Callable[[JobFilter, Order, Parts, bool], str]
-    """A range, values of the filter and the parts, limit: so many jobs; if they are to be brief, with
+    page: Callable[[JobFilter, Order, AccessPath, bool], str]
+    """A range, values of the filter and the path, limit: so many jobs; if they are to be brief, with
     is_cut, for which brief_chars says what is long."""
-    meant: Callable[[StateName, JobFilter, Parts, bool], str]
-    """A range, values of the filter and the parts (no group, or a single one), until: what follows a SELECT
+    meant: Callable[[StateName, JobFilter, AccessPath, bool], str]
+    """A range, values of the filter and the path (no group, or a single one), until: what follows a SELECT
     of those in this state, without those that are younger or ended later. True: of those that run only those
     that have since before."""
     with_id: str
     """start, end, limit, brief_chars: brief jobs with ids between these."""
 
-    def count_meant(self, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    def count_meant(self, where: JobFilter, path: AccessPath, ran_then: bool) -> str:
         """How many are meant of each state: state, jobs."""
         return " UNION ALL ".join(
-            f"SELECT '{state}' AS state, count(*) AS jobs {self.meant(state, where, parts, ran_then)}"
+            f"SELECT '{state}' AS state, count(*) AS jobs {self.meant(state, where, path, ran_then)}"
             for state in where.each_state()
         )
 
-    def ids_meant(self, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    def ids_meant(self, where: JobFilter, path: AccessPath, ran_then: bool) -> str:
         """Which these are: id."""
         return " UNION ALL ".join(
-            f"SELECT id {self.meant(state, where, parts, ran_then)}" for state in where.each_state()
+            f"SELECT id {self.meant(state, where, path, ran_then)}" for state in where.each_state()
         )

@@ -13,7 +13,7 @@ from qml_mp.core.state import StateName
 from qml_mp.job_selection import JobSelection
 from qml_mp.storage import listing
 from qml_mp.storage.database import Values
-from qml_mp.storage.listing_queries import Order, Parts
+from qml_mp.storage.listing_queries import AccessPath, Order
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.link import SESSION
 from qml_mp.storage.postgres.queries import QUERIES
@@ -267,7 +267,7 @@ def test_a_claim_by_a_plan_that_is_older_than_the_jobs_reads_what_it_takes(
         (QUERIES.claims.lock, {"ids": []}, "jobs"),
         (QUERIES.failures.note_all, {"ids": []}, "jobs"),
         (
-            QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False),
+            QUERIES.listing.page(JobFilter(), Order.OLDER, AccessPath(groups=None), False),
             WHOLE | {"limit": 20},
             "jobs",
         ),
@@ -490,7 +490,7 @@ def test_lists_and_counts_of_failures_read_indexes_alone(
         f"UPDATE {OWN}.jobs SET state = 'failed', last_error_key = priority WHERE state = 'succeeded'"
     )
     own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
-    query = QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False)
+    query = QUERIES.listing.page(JobFilter(), Order.OLDER, AccessPath(groups=None), False)
 
     listed = explained(own_session, postgres_url, query, WHOLE | {"limit": 51}, generic=True, schema=OWN)
     own_session.execute("DEALLOCATE ALL")

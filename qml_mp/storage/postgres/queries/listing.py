@@ -7,7 +7,7 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.job_rows import JOB_COLUMNS
-from qml_mp.storage.listing_queries import ListingQueries, Order, Parts
+from qml_mp.storage.listing_queries import AccessPath, ListingQueries, Order
 from qml_mp.storage.postgres.queries.common import GROUP, JOB, METHOD_NAME, asked_for
 from qml_mp.storage.values import JobFilter
 
@@ -40,13 +40,13 @@ _OF_GROUPS: Final = f"""
 
 
 def _each_part(
-    where: JobFilter, order: Order, parts: Parts, *, condition: str, limit: str, of_group: str
+    where: JobFilter, order: Order, path: AccessPath, *, condition: str, limit: str, of_group: str
 ) -> str:
     """The state is part of the text, because an index for some states can only be used for a state that the
     planner knows."""
     selects = []
     for state in where.each_state():
-        in_groups = state is StateName.ENQUEUED and parts.groups is not None
+        in_groups = state is StateName.ENQUEUED and path.groups is not None
         selects.append(
             (_OF_GROUPS if in_groups else _PART).format(
                 condition=condition_of(state), range=_RANGE, filter=condition, order=order.value,
@@ -76,10 +76,10 @@ _BRIEF: Final = ", ".join(
 )
 
 
-def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
+def _page(where: JobFilter, order: Order, path: AccessPath, brief: bool) -> str:
     """Each part gives its first, and the first of those are the page."""
     found = _each_part(
-        where, order, parts, condition=asked_for(where), limit="%(limit)s", of_group="%(limit)s"
+        where, order, path, condition=asked_for(where), limit="%(limit)s", of_group="%(limit)s"
     )
     in_order = f"ORDER BY {{table}}.created_at {order.value}, {{table}}.id {order.value}"
     return f"""
@@ -90,9 +90,9 @@ def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
     """
 
 
-def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
+def _edges(where: JobFilter, order: Order, path: AccessPath) -> str:
     return _each_part(
-        where, order, parts, condition="true", limit="1 OFFSET %(skip)s",
+        where, order, path, condition="true", limit="1 OFFSET %(skip)s",
         of_group="1 OFFSET %(skip_of_group)s",
     )  # fmt: skip
 
@@ -116,11 +116,11 @@ _OF_THE_GROUP: Final = f"""
 """
 
 
-def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    condition = condition_of(state) if parts.groups is None else _OF_THE_GROUP
+def _meant(state: StateName, where: JobFilter, path: AccessPath, ran_then: bool) -> str:
+    condition = condition_of(state) if path.groups is None else _OF_THE_GROUP
     ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
     wanted = asked_for(where)
-    if where.kind is not None and not parts.kind_is_rare:
+    if where.kind is not None and not path.kind_is_rare:
         # The index of kinds has no order: all of the kind would be read for each range.
         wanted = f"{asked_for(replace(where, kind=None))} AND last_error_key || '' = %(kind)s"
     return _MEANT.format(condition=condition, range=_RANGE, filter=wanted) + ran

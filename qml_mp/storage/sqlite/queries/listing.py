@@ -6,7 +6,7 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.job_rows import JOB_COLUMNS
-from qml_mp.storage.listing_queries import ListingQueries, Order, Parts
+from qml_mp.storage.listing_queries import AccessPath, ListingQueries, Order
 from qml_mp.storage.sqlite.queries.common import ENDED, NEXT_METHOD, NEXT_PRIORITY, NEXT_QUEUE, asked_for
 from qml_mp.storage.values import JobFilter
 
@@ -58,12 +58,12 @@ _OF_GROUPS: Final = f"""
 
 
 def _each_part(
-    where: JobFilter, order: Order, parts: Parts, *, condition: str, limit: str, of_group: str
+    where: JobFilter, order: Order, path: AccessPath, *, condition: str, limit: str, of_group: str
 ) -> str:
-    by_kind = where.kind is not None and parts.kind_is_rare
+    by_kind = where.kind is not None and path.kind_is_rare
     selects = []
     for state in where.each_state():
-        in_groups = state is StateName.ENQUEUED and parts.groups is not None
+        in_groups = state is StateName.ENQUEUED and path.groups is not None
         selects.append(
             (_OF_GROUPS if in_groups else _PART).format(
                 table=table_of(state, by_kind=by_kind), range=_RANGE, filter=condition, order=order.value,
@@ -91,9 +91,9 @@ _BRIEF: Final = ", ".join(
 )
 
 
-def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
+def _page(where: JobFilter, order: Order, path: AccessPath, brief: bool) -> str:
     """Each part gives its first, and the first of those are the page."""
-    found = _each_part(where, order, parts, condition=asked_for(where), limit=":limit", of_group=":limit")
+    found = _each_part(where, order, path, condition=asked_for(where), limit=":limit", of_group=":limit")
     in_order = f"ORDER BY created_at {order.value}, id {order.value}"
     return f"""
         SELECT {_BRIEF if brief else JOB_COLUMNS} FROM qml_jobs
@@ -102,9 +102,9 @@ def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
     """
 
 
-def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
+def _edges(where: JobFilter, order: Order, path: AccessPath) -> str:
     return _each_part(
-        where, order, parts, condition="true", limit="1 OFFSET :skip", of_group="1 OFFSET :skip_of_group"
+        where, order, path, condition="true", limit="1 OFFSET :skip", of_group="1 OFFSET :skip_of_group"
     )
 
 
@@ -125,9 +125,9 @@ _OF_THE_GROUP: Final = """
 """
 
 
-def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    table = table_of(state, by_kind=where.kind is not None and parts.kind_is_rare)
-    group = "" if parts.groups is None else _OF_THE_GROUP
+def _meant(state: StateName, where: JobFilter, path: AccessPath, ran_then: bool) -> str:
+    table = table_of(state, by_kind=where.kind is not None and path.kind_is_rare)
+    group = "" if path.groups is None else _OF_THE_GROUP
     ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
     return _MEANT.format(table=table + group, range=_RANGE, filter=asked_for(where)) + ran
 
