@@ -17,7 +17,7 @@ from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.passing_over import fail_unclaimable, without_odd_ids
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.rows import Columns
-from qml_mp.storage.runs import Run, run_of
+from qml_mp.storage.streaks import Streak, streak_of
 from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
 
 _MOST_PASSED = 100
@@ -30,7 +30,7 @@ CLAIMING = "claiming a job"
 class JobLocker(Operations):
     """Claims and everything that is guarded by them."""
 
-    _run: Run | None = None
+    _streak: Streak | None = None
     """Written by an exchange for the next one; None: look."""
     _is_limited = False
     """Whether there were limits when this process last looked: their claims take other queries."""
@@ -138,18 +138,18 @@ class JobLocker(Operations):
     ) -> Exchanged:
         writing = Writing(self._db, finished, retention)
         if fetch is None or limit < 1:
-            self._run = None
+            self._streak = None
             writing.commit(FINISHING, self._db.queries.claims.succeed_and_tell, check=check)
             return Exchanged(finished=writing.finished(), claims=())
         if self._is_limited:
-            self._run = None
+            self._streak = None
             return self._exchange_under_limits(writing, finished, fetch, limit)
-        take, wanted, run = self._next_take(fetch, limit)
+        take, wanted, streak = self._next_take(fetch, limit)
         if writing.is_of_successes and take.exchange is not None:
             values = {**writing.values, **wanted}
             result = self._db.write_each(FINISHING, take.exchange, writing.rows, values)
             writing.sent_by(result)
-            claimed = self._claimed_in_a_row(result, fetch, limit, run)
+            claimed = self._claimed_in_a_row(result, fetch, limit, streak)
         else:
             with self._db.transaction(FINISHING) as transaction:
                 writing.send(transaction)
@@ -157,28 +157,28 @@ class JobLocker(Operations):
                 if self._db.has_one_writer and not result.tuples():
                     self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
             claimed = self._claimed(result, fetch)
-        if not claimed and (run is not None or self._is_limited):
+        if not claimed and (streak is not None or self._is_limited):
             claimed = self._claim(fetch, limit, ended=finished)
         return Exchanged(finished=writing.finished(), claims=claimed)
 
-    def _next_take(self, fetch: Fetch, limit: int) -> tuple[TakeQueries, Values, Run | None]:
-        """How to claim the next ones, and the run that this goes on with."""
-        run, self._run = self._run, None
+    def _next_take(self, fetch: Fetch, limit: int) -> tuple[TakeQueries, Values, Streak | None]:
+        """How to claim the next ones, and the streak that this goes on with."""
+        streak, self._streak = self._streak, None
         take, wanted = self._take(fetch, limit)
         claims = self._db.queries.claims
         # Where all queues are served, jobs of one method are of one kind, wherever they are.
         behind = claims.behind if fetch.queues else claims.behind_in_all
-        if run is None or behind is None or not run.goes_on(fetch, limit):
+        if streak is None or behind is None or not streak.goes_on(fetch, limit):
             return take, wanted, None
-        return behind, {**wanted, **run.values}, run
+        return behind, {**wanted, **streak.values}, streak
 
     def _claimed_in_a_row(
-        self, result: Result, fetch: Fetch, limit: int, run: Run | None
+        self, result: Result, fetch: Fetch, limit: int, streak: Streak | None
     ) -> tuple[Claim, ...]:
         """What was claimed at once with outcomes; the next exchange may go on behind it."""
         claimed = self._claimed(result, fetch)
         if limit == len(claimed):
-            self._run = run_of(claimed, fetch, result.first(), run)
+            self._streak = streak_of(claimed, fetch, result.first(), streak)
         return claimed
 
     def _exchange_under_limits(

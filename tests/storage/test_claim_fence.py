@@ -14,7 +14,7 @@ from qml_mp.core.outcome import Outcome, ProcessFacts, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import new_emitter
-from qml_mp.storage import runs
+from qml_mp.storage import streaks
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged
@@ -177,7 +177,7 @@ after_others = pytest.mark.parametrize("others", [0, 1, 8], ids=["the first", "b
 
 def hold_some(storage: Storage, others: int, monkeypatch: pytest.MonkeyPatch) -> Sequence[Claim]:
     """The claims of a worker after so many exchanges; more jobs wait."""
-    monkeypatch.setattr(runs, "_LOOK_EVERY_S", 1000.0)
+    monkeypatch.setattr(streaks, "_LOOK_EVERY_S", 1000.0)
     register(storage)
     storage.enqueue_many(Job.new("work") for _ in range((others + 2) * LIMIT))
     held = storage.exchange((), fetch=FETCH, limit=LIMIT, retention=KEEP).claims

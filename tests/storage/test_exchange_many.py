@@ -17,7 +17,7 @@ from qml_mp.core.outcome import Failure, Outcome, Release, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
-from qml_mp.storage import runs
+from qml_mp.storage import streaks
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished
 from tests import failpoints
@@ -188,7 +188,7 @@ def test_two_that_end_the_same_many_claims_do_not_wait_for_each_other_for_ever(
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A worker that has looked does not look again before this is called, once."""
-    monkeypatch.setattr(runs, "_LOOK_EVERY_S", 1000.0)
+    monkeypatch.setattr(streaks, "_LOOK_EVERY_S", 1000.0)
     now, early = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now() + early[0])
 
@@ -265,7 +265,7 @@ def test_where_one_method_waits_in_several_queues_each_batch_is_the_best_of_all(
 
 
 @pytest.mark.fault(81)
-def test_a_job_in_a_run_of_one_kind_that_cannot_be_claimed_is_failed(
+def test_a_job_in_a_streak_of_one_kind_that_cannot_be_claimed_is_failed(
     storage: Storage, raw: Raw, looks: Callable[[], None]
 ) -> None:
     which = fetch()

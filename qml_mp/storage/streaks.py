@@ -16,7 +16,7 @@ _LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Streak:
     """Batches of one kind of jobs, each behind the one before.
 
     PostgreSQL keeps the index entries of claimed jobs until the next vacuum, and whoever looks for the best
@@ -44,10 +44,12 @@ class Run:
         }
 
 
-def run_of(claimed: Sequence[Claim], fetch: Fetch, told: Row | None, run: Run | None) -> Run | None:
-    """The run that an exchange has begun or gone on with, if there are only jobs of one kind."""
+def streak_of(
+    claimed: Sequence[Claim], fetch: Fetch, told: Row | None, before: Streak | None
+) -> Streak | None:
+    """The streak that an exchange has begun or gone on with, if there are only jobs of one kind."""
     last = claimed[-1].job
     if told is None or told["kinds"] != 1 or claimed[0].job.priority != last.priority:
         return None
-    deadline = time.monotonic() + _LOOK_EVERY_S if run is None else run.look_deadline
-    return Run(fetch=fetch, last=last, look_deadline=deadline)
+    deadline = time.monotonic() + _LOOK_EVERY_S if before is None else before.look_deadline
+    return Streak(fetch=fetch, last=last, look_deadline=deadline)
