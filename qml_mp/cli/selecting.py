@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -19,55 +18,27 @@ from qml_mp.units import check_no_date, parse_duration
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the options say."""
+def chooses(**selected: Any) -> bool:
+    """Whether the options of `selecting` say anything; 0s does."""
+    return any(value not in (None, "", ()) for value in selected.values())
 
-    states: tuple[StateName, ...]
-    queue: str | None
-    method: str | None
-    error: str | None
-    since: timedelta | datetime | None
-    until: timedelta | datetime | None
-    kind: str | None
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        states: Sequence[str],
-        queue: str | None,
-        method: str | None,
-        error: str | None,
-        since: timedelta | datetime | None,
-        until: timedelta | datetime | None,
-        kind: str | None,
-    ) -> Wanted:
-        """Of the values that click gives."""
-        return cls(
-            states=tuple(map(StateName, states)), queue=queue, method=method, error=error, since=since,
-            until=until, kind=kind,
-        )  # fmt: skip
-
-    def __bool__(self) -> bool:
-        if self.since is not None or self.until is not None:  # 0s too, which is false by itself
-            return True
-        return bool(self.states) or any((self.queue, self.method, self.error, self.kind))
-
-    def filter(self, storage: Storage) -> JobFilter:
-        """A duration counts back from the storage's clock."""
-        since, until = (
-            storage.now() - when if isinstance(when, timedelta) else when for when in (self.since, self.until)
-        )
-        return JobFilter(
-            states=self.states, queue=self.queue, method=self.method, error=self.error, since=since,
-            until=until, kind=self.kind,
-        )  # fmt: skip
+def job_filter(
+    storage: Storage,
+    *,
+    states: Sequence[str],
+    since: timedelta | datetime | None,
+    until: timedelta | datetime | None,
+    **others: str | None,
+) -> JobFilter:
+    """What the options of `selecting` say. A duration counts back from the storage's clock."""
+    since, until = (storage.now() - when if isinstance(when, timedelta) else when for when in (since, until))
+    return JobFilter(states=tuple(map(StateName, states)), since=since, until=until, **others)
 
 
 def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _Command]:
     """Decorator: `--state` (of these), `--queue`, `--method`, `--error`, `--since`, `--until` and
-    `--kind`, for `Wanted.of`."""
+    `--kind`, for `job_filter` and `chooses`."""
     names = [str(state) for state in states]
     return with_options(
         click.option(

@@ -14,7 +14,7 @@ from qml_mp.cli.arguments import as_duration, as_job_ids, with_options
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.bulk import Asked, change_many
 from qml_mp.cli.output import json_option, note, print_json, say, unheard
-from qml_mp.cli.selecting import Wanted, selecting
+from qml_mp.cli.selecting import chooses, job_filter, selecting
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, QmlError, ResultNotStored, StorageError, WaitTimeout
@@ -109,10 +109,10 @@ def _change(
     wait_timeout: timedelta | None = None,
     **selected: Any,
 ) -> None:
-    wanted = Wanted.of(**selected)
-    if job_ids and (wanted or everything or dry_run):
+    is_chosen = chooses(**selected)
+    if job_ids and (is_chosen or everything or dry_run):
         raise click.UsageError("Name jobs by their ids, or choose them by options, not both.")
-    if not (job_ids or wanted or everything):
+    if not (job_ids or is_chosen or everything):
         raise click.UsageError(
             "Say which jobs: their ids, or --state, --queue, --method, --error, --since, --until, --kind, "
             "--all."
@@ -121,7 +121,7 @@ def _change(
     retention = session.retention()
     if not job_ids:
         asked = Asked(change=change, reason=reason, force=force, yes=yes, dry_run=dry_run, as_json=as_json)
-        change_many(storage, wanted.filter(storage), asked, retention=retention)
+        change_many(storage, job_filter(storage, **selected), asked, retention=retention)
         return
     changing = Changing.one_by_one(storage, retention=retention, reason=reason, force=force)
 

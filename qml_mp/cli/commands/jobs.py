@@ -13,7 +13,7 @@ from qml_mp.cli.job_page import print_job
 from qml_mp.cli.job_table import AMONG, print_jobs
 from qml_mp.cli.job_watch import watch_job
 from qml_mp.cli.output import json_option, local_time, note, print_json
-from qml_mp.cli.selecting import Wanted, selecting
+from qml_mp.cli.selecting import job_filter, selecting
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.watching import as_interval
 from qml_mp.core.job import Job, check_job_id
@@ -49,7 +49,7 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
     all, stderr says how to look further.
     """
     storage = session.existing_storage()
-    where = Wanted.of(**selected).filter(storage)
+    where = job_filter(storage, **selected)
     page = storage.list_jobs(where, limit=limit, after=after, among=AMONG, brief=not as_json)
     if as_json:
         for job in page.jobs:
@@ -100,7 +100,7 @@ def errors(session: Session, limit: int, as_json: bool, **selected: Any) -> None
     each kind stand there: how many jobs, the last time, that job's error, the line, and its id.
     """
     storage = session.existing_storage()
-    kinds = storage.failure_kinds(Wanted.of(**selected).filter(storage), limit=limit)
+    kinds = storage.failure_kinds(job_filter(storage, **selected), limit=limit)
     if as_json:
         for kind in kinds:
             print_json(failure_to_json(kind))
