@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 from qml_mp.child.source import AppFacts, ProgramSource
@@ -20,6 +21,8 @@ from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerSpec
+
+logger = logging.getLogger(__name__)
 
 MOST_SIDE_PROCESSES = 2
 
@@ -78,6 +81,12 @@ class Run:
     @property
     def retention(self) -> Retention:
         return Retention.of(self.config)
+
+    def pause_claims(self, paused: bool) -> None:
+        """Have no worker claim until told otherwise, or end that; the registry says so."""
+        self.pool.pause(paused)
+        self.registration.pause(paused)
+        logger.info("Claims are %s", "paused" if paused else "resumed")
 
     def retrying(self, worked: str) -> Retrying:
         """For one thing that may fail and is tried again; `worked` tells people that it has worked again."""

@@ -15,7 +15,6 @@ from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.server_info import number_of_worker
 from qml_mp.supervisor.loops.acts import ActDesk, Answer
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.parts.claiming import pause_claims
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.parts.signals import StackDump
 from qml_mp.supervisor.run import Run
@@ -140,7 +139,7 @@ class CarryingOut(Part):
     def _switch_claims(self, *, paused: bool) -> Callable[[], Answer]:
         was_so = self._run.pool.paused == paused
         if not was_so:
-            pause_claims(self._run, paused)
+            self._run.pause_claims(paused)
         state = "paused" if paused else "resumed"
         said = (
             f"claims were {'paused already' if paused else 'not paused'}" if was_so else f"claims are {state}"
@@ -149,7 +148,7 @@ class CarryingOut(Part):
 
     def _begin_drain(self, act: Act) -> Callable[[], Answer]:
         if not self._run.pool.paused:
-            pause_claims(self._run, True)
+            self._run.pause_claims(True)
         self._desk.is_empty = False
 
         def look() -> Answer:

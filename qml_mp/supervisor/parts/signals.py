@@ -14,7 +14,6 @@ from types import FrameType, TracebackType
 from qml_mp.core.answers import StacksAnswer, WorkerStack
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.parts.claiming import pause_claims
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -199,7 +198,7 @@ class SignalHandling(Part):
             case signal.SIGUSR1:
                 self._stacks.ask()
             case signal.SIGUSR2:
-                pause_claims(self._run, not self._run.pool.paused)
+                self._run.pause_claims(not self._run.pool.paused)
             case _:
                 pass  # SIGCHLD: it woke us, and dead workers are looked for at every turn
 
