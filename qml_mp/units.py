@@ -1,4 +1,4 @@
-"""Anywhere: durations and sizes as people write them ("5m", "512MiB"), read and printed."""
+"""Anywhere: durations, sizes and numbers as people write them ("5m", "512MiB", "1 job"), read and printed."""
 
 from __future__ import annotations
 
@@ -134,6 +134,16 @@ def format_size(size_bytes: int) -> str:
             break
         scaled /= 1024
     return f"{size_bytes} B" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
+def n_jobs(count: int) -> str:
+    """ "1 job", "3 jobs"."""
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
+def n_workers(count: int) -> str:
+    """ "1 worker", "3 workers"."""
+    return f"{count} worker{'' if count == 1 else 's'}"
 
 
 def is_whole_number(text: str) -> bool:

@@ -18,6 +18,7 @@ from qml_mp.errors import QmlError, StorageError
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter, Retention
+from qml_mp.units import n_jobs
 from qml_mp.views.changing import Changing
 
 _FEW = 5
@@ -53,7 +54,7 @@ def change_many(storage: Storage, where: JobFilter, asked: Asked, *, retention: 
         raise
     finally:
         if done.changed:
-            note_change(storage, f"{asked.change} jobs", where.in_words, said=_jobs(done.changed))
+            note_change(storage, f"{asked.change} jobs", where.in_words, said=n_jobs(done.changed))
     left = {state: n for state, n in selection.counts().items() if state is not StateName.PROCESSING}
     done.tell(left=sum(left.values()))
 
@@ -73,7 +74,7 @@ class _Done:
             with unheard():
                 print_json(told)
         else:
-            report(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
+            report(f"{n_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
         problems = []
         if self.refused:
             problems.append(
@@ -81,7 +82,7 @@ class _Done:
             )
         if left:
             problems.append(
-                f"{_jobs(left)} {_are(left)} as before: another job that has not ended carries the same "
+                f"{n_jobs(left)} {_are(left)} as before: another job that has not ended carries the same "
                 "unique_key, or somebody else was just changing them."
             )
         if problems:
@@ -137,7 +138,7 @@ def _tell_what_would_be(
         states = {str(state): jobs for state, jobs in counts.items()}
         print_json({"matched": total, "states": states, "examples": [job.id for job in few], "dry_run": True})
         return
-    say(f"{_jobs(total)} would be {asked.change.done}{_by_state(counts)}")
+    say(f"{n_jobs(total)} would be {asked.change.done}{_by_state(counts)}")
     if few:
         print_jobs(few)
 
@@ -154,10 +155,10 @@ def _ask(counts: Mapping[StateName, int], asked: Asked) -> None:
     total = sum(counts.values())
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"{_jobs(total)} would be {asked.change.done}{_by_state(counts)}. Nobody can be asked here: "
+            f"{n_jobs(total)} would be {asked.change.done}{_by_state(counts)}. Nobody can be asked here: "
             "repeat it with --yes, or look with --dry-run first."
         )
-    question = f"{_jobs(total)} will be {asked.change.done}{_by_state(counts)}. Go on?"
+    question = f"{n_jobs(total)} will be {asked.change.done}{_by_state(counts)}. Go on?"
     if not click.confirm(question, err=True):
         raise QmlError("Nothing was changed.")
 
@@ -165,10 +166,6 @@ def _ask(counts: Mapping[StateName, int], asked: Asked) -> None:
 def _by_state(counts: Mapping[StateName, int]) -> str:
     told = ", ".join(f"{jobs} {state}" for state, jobs in counts.items())
     return f" ({told})" if told else ""
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _are(count: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.storage.values import MethodStats
+from qml_mp.units import n_jobs
 from qml_mp.views.servers import ServerView, able_servers
 
 
@@ -73,4 +74,4 @@ def _is_cut(lines: Sequence[MethodStats], most: int | None) -> bool:
 
 
 def _jobs(count: int, *, at_least: bool = False) -> str:
-    return f"{'at least ' if at_least else ''}{count} {'job' if count == 1 else 'jobs'}"
+    return f"{'at least ' if at_least else ''}{n_jobs(count)}"

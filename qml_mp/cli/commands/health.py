@@ -9,6 +9,7 @@ import click
 from qml_mp.cli.output import json_option, print_json, say, unheard
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import QmlError
+from qml_mp.units import n_workers
 from qml_mp.views.concerns import name_of, problem_of, ready_workers
 from qml_mp.views.liveness import Standing
 from qml_mp.views.servers import ServerView, view_servers
@@ -80,9 +81,8 @@ def _is_called(view: ServerView, name: str) -> bool:
 
 
 def _fine(view: ServerView) -> str:
-    workers = "1 worker" if ready_workers(view) == 1 else f"{ready_workers(view)} workers"
     heard = f", {view.liveness.last_heard}" if view.info.heartbeat_enabled else ""
     paused = ", paused" if view.info.paused else ""
-    return f"{name_of(view)}: {workers}{heard}{paused}" + (
+    return f"{name_of(view)}: {n_workers(ready_workers(view))}{heard}{paused}" + (
         f". {view.info.trouble}" if view.info.trouble else ""
     )

@@ -26,7 +26,7 @@ from qml_mp.errors import StorageError
 from qml_mp.host import is_alive
 from qml_mp.printable import printable_lines
 from qml_mp.storage.store import Storage
-from qml_mp.units import format_duration
+from qml_mp.units import format_duration, n_workers
 
 _LOOK_EVERY_S = 0.1
 _ANSWERS_WITHIN_S = 10.0
@@ -259,11 +259,11 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
     who = shown(info)
     match answer.state:
         case ReloadState.DONE:
-            report(f"{who}: {_workers(answer.replaced)} replaced{answer.code.caveat}")
+            report(f"{who}: {n_workers(answer.replaced)} replaced{answer.code.caveat}")
             return 0
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced
-            kept = "the workers stay as they are" if not answer.workers else f"{_workers(stay)} not replaced"
+            kept = "the workers stay as they are" if not answer.workers else f"{n_workers(stay)} not replaced"
             report(f"{who}: {kept}.", err=True)
             for line in printable_lines(answer.why or ""):
                 report(f"  {line}", err=True)
@@ -277,7 +277,7 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
             return 1
         case ReloadState.REPLACING:
             report(
-                f"{who}: {answer.replaced} of {_workers(answer.workers)} replaced after "
+                f"{who}: {answer.replaced} of {n_workers(answer.workers)} replaced after "
                 f"{format_duration(within)}; it goes on, each after its job",
                 err=True,
             )
@@ -310,7 +310,3 @@ def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> Sta
         if answer is not None and answer.began_at >= since:
             return answer
     return None
-
-
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"

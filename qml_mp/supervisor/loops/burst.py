@@ -13,7 +13,7 @@ from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.registration import SelfDescription
 from qml_mp.supervisor.run import Run
-from qml_mp.units import format_duration
+from qml_mp.units import format_duration, n_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class BurstLoop(Loop):
             self._waits_for = later.count
             next_in = format_duration(later.next_due_in)
             logger.info(
-                "Waiting for what comes in time: %s due later, the next in %s", _jobs(later.count), next_in
+                "Waiting for what comes in time: %s due later, the next in %s", n_jobs(later.count), next_in
             )
         return True
 
@@ -109,26 +109,22 @@ def _what_is_left(storage: Storage, run: Run) -> Iterator[str]:
         elif not run.pool.size:
             unserved += line.enqueued
     if unserved:
-        yield f"{_jobs(unserved)}, as this server has no worker (-w)"
+        yield f"{n_jobs(unserved)}, as this server has no worker (-w)"
     for queue, count in queues.items():
-        yield f"{_jobs(count)} in queue {queue}, which this server does not serve (-q {queue}, or -q '*')"
+        yield f"{n_jobs(count)} in queue {queue}, which this server does not serve (-q {queue}, or -q '*')"
     for queue, count in closed.items():
-        yield f"{_jobs(count)} in queue {queue}, which is paused (qml-mp queues resume {queue})"
+        yield f"{n_jobs(count)} in queue {queue}, which is paused (qml-mp queues resume {queue})"
     for method, count in methods.items():
-        yield f"{_jobs(count)} of method {method}, which this server does not know"
+        yield f"{n_jobs(count)} of method {method}, which this server does not know"
     if not run.config.enable_scheduler:
         due = storage.due_count(says.queues, methods=says.methods)
         if due:
-            yield f"{_jobs(due)} due now, as this server has no scheduler (--no-scheduler)"
+            yield f"{n_jobs(due)} due now, as this server has no scheduler (--no-scheduler)"
     later = storage.later_work([])
     if later.next_due_in is not None:
-        yield f"{_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"
+        yield f"{n_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"
     running = sum(queue.processing for queue in storage.queue_stats())
     if running:
-        yield f"{_jobs(running)} held by other servers"
+        yield f"{n_jobs(running)} held by other servers"
     if not run.registration.wants_failures and storage.has_failure_callbacks(says.methods or ()):
         yield "calls for jobs that have failed, as this program has no function for them (@app.on_failure)"
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"

@@ -18,6 +18,7 @@ from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.parts.signals import StackDump
 from qml_mp.supervisor.run import Run
+from qml_mp.units import n_workers
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class CarryingOut(Part):
             if answer is None or answer.began_at < asked_at:
                 return Answer(state=ActState.TAKEN)
             return Answer(
-                state=ActState.DONE, said=_workers(len(answer.workers), "told"), stacks=answer.workers
+                state=ActState.DONE, said=f"{n_workers(len(answer.workers))} told", stacks=answer.workers
             )
 
         return look
@@ -156,7 +157,7 @@ class CarryingOut(Part):
                 return Answer(state=ActState.FAILED, said="claims were resumed meanwhile")
             if not self._desk.is_empty:
                 busy = sum(worker.is_busy for worker in self._run.pool)
-                return Answer(state=ActState.TAKEN, said=_workers(busy, "still busy") if busy else None)
+                return Answer(state=ActState.TAKEN, said=f"{n_workers(busy)} still busy" if busy else None)
             if not act.then_stop:
                 return Answer(state=ActState.DONE, said="nothing is left of what it had claimed")
             if not self._run.stop.has_begun:
@@ -171,16 +172,12 @@ def _of_reload(answer: ReloadAnswer) -> Answer:
         case ReloadState.LOOKING:
             return Answer(state=ActState.TAKEN, said="the new code is looked at")
         case ReloadState.REPLACING:
-            said = f"{answer.replaced} of {_workers(answer.workers, 'replaced')}"
+            said = f"{answer.replaced} of {n_workers(answer.workers)} replaced"
             return Answer(state=ActState.TAKEN, said=said)
         case ReloadState.DONE:
-            said = _workers(answer.replaced, f"replaced{answer.code.caveat}")
+            said = f"{n_workers(answer.replaced)} replaced{answer.code.caveat}"
             return Answer(state=ActState.DONE, said=said)
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced
-            kept = "The workers stay as they are" if not answer.workers else _workers(stay, "not replaced")
+            kept = "The workers stay as they are" if not answer.workers else f"{n_workers(stay)} not replaced"
             return Answer(state=ActState.FAILED, said=f"{kept}. {answer.why or ''}".strip())
-
-
-def _workers(count: int, what: str) -> str:
-    return f"{count} {'worker' if count == 1 else 'workers'} {what}"

@@ -14,6 +14,7 @@ from qml_mp.sources import NotifySocket
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.run import Run
+from qml_mp.units import n_workers
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class ServiceManager(Part):
 
     def _in_words(self) -> str:
         says, size = self._run.registration.says, self._run.pool.size
-        what = "stopping" if self._run.stop.has_begun else "1 worker" if size == 1 else f"{size} workers"
+        what = "stopping" if self._run.stop.has_begun else n_workers(size)
         reload = says.answers.reload
         if reload is not None and not reload.is_final:
             done = f"{reload.replaced} of {reload.workers} replaced"
