@@ -52,7 +52,8 @@ and results are shown through `site.masked(value)`. No inline script, style or e
 the page forbids them.
 
 **Parts** to use are in `_parts.html`: state, instant, ago, since, table, pager, button, post_form, empty,
-json, figure; and the filters duration, size, number, utc, lines (a traceback), pretty (JSON), in_words.
+json, figure; and the filters duration, size, number, utc, lines (a traceback), pretty (JSON), in_words,
+key (for ids of elements).
 """
 
 from __future__ import annotations

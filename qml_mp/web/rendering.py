@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -34,7 +35,7 @@ def make_environment() -> Environment:
     environment.filters.update(
         duration=_duration, size=_size, number=_number, about=_about, utc=_utc, lines=_lines,
         raw_text=_raw_text, pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
-        quantile=_quantile,
+        quantile=_quantile, key=_key,
     )  # fmt: skip
     return environment
 
@@ -108,6 +109,11 @@ def _about(value: int, most: int) -> str:
 
 def _utc(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _key(name: str) -> str:
+    """A short one for ids of elements, which outlives the coming and going of others."""
+    return f"{crc32(name.encode()):08x}"
 
 
 def _in_words(state: str) -> str:

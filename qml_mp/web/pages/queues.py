@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
-from zlib import crc32
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,11 +35,6 @@ class QueueLine:
     @property
     def name(self) -> str:
         return self.view.stats.name
-
-    @property
-    def key(self) -> str:
-        """A short name for ids, which outlives the coming and going of others."""
-        return f"{crc32(self.name.encode()):08x}"
 
     @property
     def limit_in_words(self) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -81,7 +80,6 @@ def recurring(request: Request) -> Response:
         choice=choice,
         sources=_SOURCES,
         standings=_STANDINGS,
-        key=_key,
         read=lambda: site.reads.get(("recurring", choice), lambda: _read(site, choice), statements=3),
     )
 
@@ -100,7 +98,7 @@ def template(request: Request) -> Response:
     except RecurringNotFound:
         if "hx-request" not in request.headers:  # a part of a screen that is open says it in its place
             raise
-    return site.page(request, "recurring_template.html", view=view, key=_key, screen="recurring")
+    return site.page(request, "recurring_template.html", view=view, screen="recurring")
 
 
 def run(request: Request) -> Response:
@@ -180,11 +178,6 @@ def _done(request: Request, sentence: str, *, to_list: bool = False) -> Response
         choice = _choice_of(lambda name, default: form.text(name, default=default))
         to = site.url(request, "recurring", **choice.filters, after=choice.after)
     return site.done(request, sentence, to=to)
-
-
-def _key(text: str) -> str:
-    """A short name for ids of elements."""
-    return f"{crc32(text.encode()):08x}"
 
 
 ROUTES = (

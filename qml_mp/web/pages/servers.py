@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from zlib import crc32
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,7 +36,6 @@ def servers(request: Request) -> Response:
         "servers.html",
         read=lambda: _servers(site),
         asked=lambda: _lately_asked(site),
-        key=lambda text: f"{crc32(text.encode()):08x}",
     )
 
 

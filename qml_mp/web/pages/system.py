@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,8 +35,6 @@ class ServerLine:
 
     view: ServerView
     told: ServerDescription
-    key: str
-    """For ids of elements."""
 
     @property
     def busy_loops(self) -> Sequence[ToldLoop]:
@@ -86,12 +83,7 @@ def _size(site: Site) -> StorageSize:
 def _servers(site: Site) -> list[ServerLine]:
     told = site.reads.get("descriptions", site.storage.server_descriptions, every_s=5.0)
     return [
-        ServerLine(
-            view=view,
-            told=told.get(view.info.id, ServerDescription()),
-            key=f"{crc32(view.info.id.encode()):08x}",
-        )
-        for view in site.servers()
+        ServerLine(view=view, told=told.get(view.info.id, ServerDescription())) for view in site.servers()
     ]
 
 
