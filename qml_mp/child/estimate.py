@@ -1,4 +1,4 @@
-"""Worker, pure: how long its jobs take, and how many claims that makes it worth holding at a time."""
+"""Worker and supervisor, pure: how long a worker's jobs take, and how many claims are worth holding then."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Worker: why the app does not import, told by the user's own lines: those of the import system and of qml-mp
-between them say nothing."""
+"""Worker and client: why the app does not import, told by the user's own lines: those of the import system
+and of qml-mp between them say nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Worker, and the child that learns what an app gives: whether this process imports its app just now."""
+"""Every process: whether it imports its app just now, as a worker does, or the child that learns
+what an app gives."""
 
 from __future__ import annotations
 

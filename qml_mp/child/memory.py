@@ -1,5 +1,5 @@
-"""Worker: whether it may begin at all: one that is above a limit of its memory before its first job would be
-replaced, or its jobs killed, for ever."""
+"""Worker and supervisor: whether a worker may begin at all: one that is above a limit of its memory before
+its first job would be replaced, or its jobs killed, for ever."""
 
 from __future__ import annotations
 

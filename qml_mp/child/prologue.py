@@ -1,4 +1,5 @@
-"""Worker: the first lines after a fork, run with every signal blocked, and what is done at the forks of jobs.
+"""Both sides of a fork: the first lines of the child, run with every signal blocked, and what is done at
+the forks of jobs.
 
 What a child inherits and must not keep: pipe ends of other workers (they would hide the supervisor's
 death), the parent's handlers and wake-up descriptor (on 3.11 a SIGTERM would run them), its

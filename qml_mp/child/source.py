@@ -1,5 +1,5 @@
-"""Worker: where the program comes from (by name, imported after the fork, or handed over in memory), and
-what it gives. The supervisor of `qml-mp start` learns the latter from a child that lives only for that,
+"""Every process: where the program comes from (by name, imported after the fork, or handed over in memory),
+and what it gives. The supervisor of `qml-mp start` learns the latter from a child that lives only for that,
 without running a line of user code itself.
 """
 

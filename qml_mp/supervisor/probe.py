@@ -1,4 +1,4 @@
-"""Supervisor: asks a short-lived child what the app's code gives, instead of importing it itself."""
+"""Supervisor and client: asks a short-lived child what the app's code gives, instead of importing it."""
 
 from __future__ import annotations
 

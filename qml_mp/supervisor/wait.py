@@ -1,4 +1,5 @@
-"""Supervisor: the one place that waits: on pidfds, signals, storage wake-ups and the next due instant."""
+"""Supervisor, guardian and host: the one place that waits: on pidfds, signals, storage wake-ups and the
+next due instant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: what a person does to single jobs, those of a server that is gone too."""
+"""Client and web process: what a person does to single jobs, those of a server that is gone too."""
 
 from __future__ import annotations
 

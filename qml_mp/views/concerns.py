@@ -1,4 +1,4 @@
-"""Client: what is wrong now, in sentences: the system as a whole, and single servers."""
+"""Client and web process: what is wrong now, in sentences: the system as a whole, and single servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: a kind of failure as a line of a list."""
+"""Client and web process: a kind of failure as a line of a list."""
 
 from __future__ import annotations
 

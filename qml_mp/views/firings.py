@@ -1,4 +1,5 @@
-"""Client: firings of a schedule as people read them: the wall time of its zone, UTC, and what the clock does.
+"""Client and web process: firings of a schedule as people read them: the wall time of its zone, UTC, and what
+the clock does.
 
 A change of the clock moves, repeats or skips wall times. Each firing that this touches says so.
 """

@@ -1,4 +1,4 @@
-"""Client: a traceback taken apart: the user's own frames, the nearest to the error first."""
+"""Client and web process: a traceback taken apart: the user's own frames, the nearest to the error first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Client: the history as people are shown it: a range of time in periods, and what came of jobs in each."""
+"""Client and web process: the history as people are shown it: a range of time in periods, and what came
+of jobs in each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: whether a registered server lives, as far as it can be known from here."""
+"""Client and web process: whether a registered server lives, as far as it can be known from here."""
 
 from __future__ import annotations
 

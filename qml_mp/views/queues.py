@@ -1,4 +1,4 @@
-"""Client: queues with what waits in them, and what holds it back: paused, limits, rates."""
+"""Client and web process: queues with what waits in them, and what holds it back: paused, limits, rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: a person's way out of a job that counts as running although its server is gone."""
+"""Client and web process: a person's way out of a job that counts as running although its server is gone."""
 
 from __future__ import annotations
 

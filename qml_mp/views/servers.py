@@ -1,4 +1,4 @@
-"""Client: servers and workers as the storage and this machine's processes show them now."""
+"""Client and web process: servers and workers as the storage and this machine's processes show them now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: the whole system as it is at a moment."""
+"""Client and web process: the whole system as it is at a moment."""
 
 from __future__ import annotations
 

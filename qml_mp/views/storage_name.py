@@ -1,4 +1,5 @@
-"""Client: a storage as a page may call it: without the folder of a file, and without who signs in to it."""
+"""Client and web process: a storage as a page may call it: without the folder of a file, and without who
+signs in to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client: recurring templates as people see them, and what they do to single ones."""
+"""Client and web process: recurring templates as people see them, and what they do to single ones."""
 
 from __future__ import annotations
 

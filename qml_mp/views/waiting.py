@@ -1,4 +1,4 @@
-"""Client: jobs that wait because no live server can run them, as `status` tells of them."""
+"""Client and web process: jobs that wait because no live server can run them, as `status` tells of them."""
 
 from __future__ import annotations
 

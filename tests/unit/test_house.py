@@ -12,6 +12,10 @@ PACKAGE = Path(__file__).parents[2] / "qml_mp"
 MOST_FILE_LINES = 320
 MOST_FUNCTION_LINES = 50
 MOST_PARAMETERS = 7
+PROCESSES = {"client", "host", "supervisor", "web process"}
+"""As docstrings name them; a worker imports what it was forked with."""
+ENTRY_POINT = "child/main.py"
+"""Whoever forks a worker imports it, and runs nothing of it."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,38 @@ def test_no_constructor_takes_more_than_seven_things(modules: dict[str, ast.Modu
     }
 
     assert {name: number for name, number in numbers.items() if number > MOST_PARAMETERS} == {}
+
+
+@pytest.mark.parametrize("folder", ["child", "supervisor", "views"])
+def test_the_first_words_of_a_docstring_name_the_process_of_each_module_that_imports_it(
+    modules: dict[str, ast.Module], folder: str
+) -> None:
+    """Where several share a module, that tells nothing of what it imports."""
+    unnamed = {
+        (imported, process)
+        for module in modules.values()
+        for imported in imports_of(module)
+        if imported.startswith(f"{folder}/") and imported in modules and imported != ENTRY_POINT
+        if (process := where_it_runs(module)) in PROCESSES and not runs_in(process, modules[imported])
+    }
+
+    assert unnamed == set()
+
+
+def where_it_runs(module: ast.Module) -> str:
+    return (ast.get_docstring(module) or "").partition(":")[0].lower()
+
+
+def runs_in(process: str, module: ast.Module) -> bool:
+    words = where_it_runs(module)
+    return process in words or words.startswith(("every process", "both sides"))
+
+
+def imports_of(module: ast.Module) -> Iterator[str]:
+    """Modules of the package, as paths within it."""
+    for each in ast.walk(module):
+        if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("qml_mp."):
+            yield (each.module or "").removeprefix("qml_mp.").replace(".", "/") + ".py"
 
 
 def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -1,4 +1,5 @@
-"""Guardian: a tiny process beside the supervisor that outlives its death and then ends the workers.
+"""Guardian, supervisor: a tiny process beside the supervisor that outlives its death and then ends the
+workers.
 
 A worker whose job holds the GIL in C code cannot notice anything by itself. The guardian waits for
 the end of a pipe that the supervisor alone holds open; then it signals every worker, and what serves people

@@ -1,4 +1,4 @@
-"""Supervisor: the process that it was started by, or runs in."""
+"""Supervisor and host: the process that it was started by, or runs in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Supervisor: the only fork of the system, and the handle by which a child is watched and ended.
+"""Supervisor, guardian and host: the only fork of the system, and the handle by which a child is watched and
+ended.
 
 A child's pid stays its own until it is reaped, so signals to it and to its group cannot hit a
 stranger before that; nothing is signalled after.

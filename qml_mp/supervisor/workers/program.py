@@ -1,4 +1,4 @@
-"""Supervisor: a program of ours in a fresh interpreter, with a pipe to it and one back.
+"""Supervisor and host: a program of ours in a fresh interpreter, with a pipe to it and one back.
 
 It is an interpreter like this one: it has its options, its path and its qml-mp. Nothing of the supervisor's
 memory goes along, and of its descriptors the two pipe ends and standard error.
