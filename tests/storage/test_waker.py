@@ -6,6 +6,8 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
-from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, set_limit
+from tests.failpoints import arm
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, register, set_limit
 from tests.until import PATIENCE_S
 
 
@@ -137,6 +140,38 @@ def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_
     assert len(others) == taken
     assert woken(waker)
     assert storage.exchange((), fetch=fetch("b"), limit=10, retention=KEEP).claims
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        pytest.param(partial(Storage.deregister_worker, worker_id="w-1"), id="settled"),
+        pytest.param(partial(Storage.reclaim_server, server_id="one", silent_for=None), id="reclaimed"),
+        pytest.param(partial(Storage.deregister_server, server_id="one"), id="left"),
+    ],
+)
+def test_a_place_of_which_a_killed_worker_had_no_time_to_tell_is_told_when_the_worker_is_removed(
+    storage: Storage, opened: Callable[[], Storage], waker: Waker, remove: Callable[[Storage], object]
+) -> None:
+    other = opened()
+    register(storage, "one", "w-1")
+    storage.enqueue_many(Job.new("work", queue=queue) for queue in ("a", "b"))
+    set_limit(storage, LimitKind.METHOD, "work", max_running=1)
+    wanted = replace(fetch("a", worker="w-1", server="one"), registered=True)
+    [claim] = other.exchange((), fetch=wanted, limit=1, retention=KEEP).claims
+    arm("storage.committed=raise:1")
+    try:
+        with pytest.raises(StorageUnavailable):
+            other.exchange([(claim, DONE)], fetch=wanted, limit=1, retention=KEEP)
+    finally:
+        arm("")
+    while woken(waker, within_s=0.5):
+        pass
+
+    remove(storage)
+
+    assert woken(waker)
+    assert storage.exchange((), fetch=fetch("b"), limit=1, retention=KEEP).claims
 
 
 def test_a_job_in_the_callers_transaction_wakes_with_its_commit(

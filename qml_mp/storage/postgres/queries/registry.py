@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.postgres.queries.telling import OF_A_PLACE
 from qml_mp.storage.queries import RegistryQueries
 from qml_mp.storage.rows import SERVER_COLUMNS, WORKER_COLUMNS
+
+# A worker that was killed behind its last success had no time to tell of the place that this has left.
+_TELLING: Final = f"RETURNING {OF_A_PLACE}"
 
 REGISTRY: Final = RegistryQueries(
     register_server=f"""
@@ -61,7 +65,7 @@ REGISTRY: Final = RegistryQueries(
     """,
     # Waits for the claims that these workers are making, and keeps them from more.
     lock_workers_of="SELECT id FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
-    remove_workers_of="DELETE FROM {s}.workers WHERE server_id = %(server_id)s",
+    remove_workers_of=f"DELETE FROM {{s}}.workers WHERE server_id = %(server_id)s {_TELLING}",
     set_worker_rss="""
         UPDATE {s}.workers AS w SET rss_bytes = m.rss_bytes
         FROM unnest(%(ids)s::text[], %(rss_bytes)s::bigint[]) AS m (id, rss_bytes)
@@ -87,7 +91,7 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = (SELECT id FROM {s}.workers WHERE id = %(worker_id)s FOR UPDATE)
         RETURNING epoch
     """,
-    remove_worker="DELETE FROM {s}.workers WHERE id = %(id)s",
+    remove_worker=f"DELETE FROM {{s}}.workers WHERE id = %(id)s {_TELLING}",
     list_workers=f"SELECT {WORKER_COLUMNS} FROM {{s}}.workers ORDER BY server_id, number, id",
     acquire_lock="""
         INSERT INTO {s}.locks AS held (resource, owner, expires_at)
