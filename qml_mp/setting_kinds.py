@@ -21,6 +21,9 @@ _SHORTEST_TOKEN = 16
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
+WEB_MODULES = ("jinja2", "python_multipart", "starlette", "uvicorn")
+"""What the page is made of: all that the extra `web` brings."""
+
 
 class Kind(abc.ABC):
     """How a setting may be written: in code, as text (the environment, a flag), in a settings file."""
@@ -177,16 +180,6 @@ def host_and_port(address: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound to it."""
-    from ipaddress import ip_address  # of no use to a server without a page
-
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_web_token(token: str) -> None:
     """Raise `ConfigurationError` for a token of the page that can be guessed."""
     if len(token) < _SHORTEST_TOKEN:
@@ -194,6 +187,25 @@ def check_web_token(token: str) -> None:
             f"The token of the page has {len(token)} characters; it needs {_SHORTEST_TOKEN} at least. "
             'One can be made by: python -c "import secrets; print(secrets.token_urlsafe())"'
         )
+
+
+def check_reach(host: str, *, has_auth: bool, ways: str) -> None:
+    """Raise `ConfigurationError` when others than this machine could reach a page that asks nobody who he is.
+    `ways`: what has it ask, for people."""
+    if not has_auth and not _is_loopback(host):
+        raise ConfigurationError(
+            f"The page would be open to everybody who can reach {host}, with all that it can change. Set "
+            f"{ways}, or bind to 127.0.0.1."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address  # of no use to a server without a page
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_queue_name(queue: str) -> str:

@@ -6,19 +6,19 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from qml_mp.errors import ConfigurationError, about_field
-from qml_mp.setting_kinds import check_web_token, host_and_port, is_loopback
+from qml_mp.setting_kinds import WEB_MODULES, check_reach, check_web_token, host_and_port
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import WEB_TOKEN_VARIABLE, load_web_token
 from qml_mp.supervisor.workers.program import check_interpreter
 
-_MODULES = {"web": "starlette", "metrics": "prometheus_client"}
+_MODULES = {"web": WEB_MODULES, "metrics": ("prometheus_client",)}
 
 
 def check_served(config: ServerConfig) -> None:
     """Raise `ConfigurationError` that names the extra which is missing, what would let everybody in, an
     address that both want, or why no process can be started that serves them."""
-    for name, module in _MODULES.items():
-        if getattr(config, name) is not None and find_spec(module) is None:
+    for name, modules in _MODULES.items():
+        if getattr(config, name) is not None and any(find_spec(module) is None for module in modules):
             raise ConfigurationError(
                 f"The setting {name} needs the extra `{name}`: pip install 'qml-mp[{name}]'."
             )
@@ -39,8 +39,5 @@ def _check_page(address: str) -> None:
     token = load_web_token()
     if token is not None:
         check_web_token(token)
-    elif not is_loopback(host):
-        raise ConfigurationError(
-            f"The page would be open to everybody who can reach {host}, with all that it can change. Set "
-            f"{WEB_TOKEN_VARIABLE}, a token with which people sign in, or serve it on 127.0.0.1 alone."
-        )
+    ways = f"{WEB_TOKEN_VARIABLE}, a token with which people sign in"
+    check_reach(host, has_auth=token is not None, ways=ways)

@@ -63,6 +63,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.setting_kinds import WEB_MODULES, Hosts
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -95,7 +96,6 @@ def dashboard(
     Raises `ConfigurationError` when the extra `web` is missing, or an argument is wrong.
     """
     check_extra("dashboard()")
-    from qml_mp.setting_kinds import Hosts
     from qml_mp.web.assembly import assemble
     from qml_mp.web.sign_in import Auth
 
@@ -107,7 +107,7 @@ def dashboard(
 
 def check_extra(what: str) -> None:
     """Raises `ConfigurationError` unless what the page is made of is installed."""
-    if any(find_spec(name) is None for name in ("starlette", "jinja2", "uvicorn")):
+    if any(find_spec(name) is None for name in WEB_MODULES):
         raise ConfigurationError(f"{what} needs the extra `web`: pip install 'qml-mp[web]'.")
 
 

@@ -12,7 +12,6 @@ from types import FrameType
 import uvicorn
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.setting_kinds import is_loopback
 from qml_mp.web.assembly import Assembled
 from qml_mp.web.slow_heads import BoundedProtocol
 
@@ -29,25 +28,6 @@ class Address:
 
     host: str
     port: int
-
-    @classmethod
-    def parse(cls, text: str, *, what: str) -> Address:
-        """HOST:PORT, or a port of this machine alone. Raises `ConfigurationError` that names `what`."""
-        host, _, port = text.rpartition(":")
-        if not (port.isascii() and port.isdecimal() and int(port) < 65536):
-            raise ConfigurationError(f"{what} is {text!r}; it must be HOST:PORT, such as 127.0.0.1:8765.")
-        return cls(host=host.strip("[]") or "127.0.0.1", port=int(port))
-
-    def check_reach(self, *, has_auth: bool) -> None:
-        """Raises `ConfigurationError` when others than this machine could reach a page that asks nobody who
-        he is."""
-        if not has_auth and not is_loopback(self.host):
-            raise ConfigurationError(
-                f"The page would be open to everybody who can reach {self.host}, with all that it can "
-                f"change. Set a "
-                "token (QML_MP_WEB_TOKEN, or --token-file) or a user and password (--auth-file), or bind "
-                "to 127.0.0.1."
-            )
 
     def bind(self, *, option: str) -> socket.socket:
         """A listening socket. Raises `ConfigurationError` that says why there is none, and by what `option`

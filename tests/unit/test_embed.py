@@ -18,6 +18,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import Program
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.web import dashboard
 
 
 class ThreeHoursAhead(SystemClock):
@@ -101,3 +102,17 @@ def test_what_only_a_process_of_its_own_serves_is_refused_in_a_frozen_program(
     check_served(ServerConfig())
     with pytest.raises(ConfigurationError, match="no interpreter"):
         check_served(config)
+
+
+@pytest.mark.parametrize(
+    "check", [lambda: check_served(ServerConfig(web="127.0.0.1:0")), lambda: dashboard(QmlApp())]
+)
+@pytest.mark.parametrize("missing", ["jinja2", "python_multipart", "starlette", "uvicorn"])
+def test_a_page_is_refused_where_any_part_of_it_is_not_installed(
+    check: Callable[[], object], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of FastAPI has some of them without the extra."""
+    monkeypatch.setitem(sys.modules, missing, None)  # as Python has it for what is not to be found
+
+    with pytest.raises(ConfigurationError, match="needs the extra `web`"):
+        check()

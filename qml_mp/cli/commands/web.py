@@ -10,7 +10,7 @@ from qml_mp.cli.arguments import with_options
 from qml_mp.cli.output import note
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import ConfigurationError
-from qml_mp.setting_kinds import Hosts
+from qml_mp.setting_kinds import Hosts, check_reach
 from qml_mp.sources import load_web_token
 
 _OPTIONS = (
@@ -55,14 +55,14 @@ def web(
     from qml_mp.web.sign_in import Auth
 
     auth = Auth.of(_auth_argument(token_file, auth_file))
-    address = Address(host=host, port=port)
-    address.check_reach(has_auth=auth.is_set)
+    ways = "a token (QML_MP_WEB_TOKEN, or --token-file) or a user and password (--auth-file)"
+    check_reach(host, has_auth=auth.is_set, ways=ways)
     names = Hosts().check(allow_host, "--allow-host")
     storage = session.existing_storage(may_import=False)
     if session.doubt is not None:
         note(f"{session.doubt} The page shows {storage.display_url}.")
     page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *names))
-    with address.bind(option="--port") as listening:
+    with Address(host=host, port=port).bind(option="--port") as listening:
         serve(
             page, listening, when_ready=lambda: note(f"the page is at {url_of(listening)} (Ctrl-C ends it)")
         )
