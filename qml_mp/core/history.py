@@ -81,10 +81,6 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts)
 
-    def __add__(self, other: Histogram) -> Histogram:
-        counts = tuple(one + another for one, another in zip(self.counts, other.counts, strict=True))
-        return Histogram(counts=counts, sum_us=self.sum_us + other.sum_us)
-
     def quantile(self, part: float) -> timedelta | None:
         """The duration that this part of all (0.5: half) did not exceed, as well as the buckets tell;
         `BEYOND_BOUNDS` in the last one. None: there is nothing."""
@@ -115,7 +111,7 @@ class Tally:
         return self.ran.count
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(waited=self.waited + other.waited, ran=self.ran + other.ran)
+        return sum_of((self, other))
 
 
 # A tally as plain numbers, as shared memory and those who add up know it: the two sums, then the buckets.

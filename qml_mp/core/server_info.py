@@ -81,11 +81,6 @@ def new_worker_id(server_id: str, *, number: int, nth: int) -> str:
     return f"{server_id}{_WORKER}{number}.{nth}"
 
 
-def server_of_worker(worker_id: str) -> str:
-    """The id of the run that has forked the worker."""
-    return worker_id.rpartition(_WORKER)[0]
-
-
 def number_of_worker(worker_id: str) -> str:
     """The place that the worker fills, as its id has it."""
     return worker_id.rpartition(_WORKER)[2].partition(".")[0]

@@ -15,7 +15,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from qml_mp.core.job import Job
-from qml_mp.core.server_info import server_of_worker
 from tests.processes.harness import Server, wait_until
 from tests.processes.pid_namespace import CONTAINER, need_namespaces
 from tests.soak.ground import Ground, JournalTail, descendants, environment_of, fresh_ground, pause
@@ -106,8 +105,7 @@ class _Fleet:
         return {
             claim.job.id: claim.job.claim_seq
             for claim in claims
-            if server_of_worker(claim.worker_id) in own
-            and self.tail.start_of(claim.job.id, claim.job.claim_seq) is not None
+            if claim.server_id in own and self.tail.start_of(claim.job.id, claim.job.claim_seq) is not None
         }
 
 

@@ -228,7 +228,8 @@ def test_one_that_somebody_wants_cancelled_ends_so_and_that_is_told_and_counted_
     assert present(storage, first).state_name is StateName.DELETED
     cancelled = [fact.claim.job_id for fact in one.told if isinstance(fact, JobCancelled)]
     assert cancelled == [first.job.id]
-    assert totals.tallies().keys() == {SeriesKey(method="work", queue="default", ending=Ending.CANCELLED)}
+    totals.look()
+    assert totals.numbers.keys() == {SeriesKey(method="work", queue="default", ending=Ending.CANCELLED)}
     assert totals.ended == 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qml_mp.core.history import Ending
+from qml_mp.core.history import Ending, tally_of
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import AttemptKind, Outcome, ProcessFacts, Release, Retry, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
@@ -191,7 +191,8 @@ class Ended:
 
     @property
     def counted(self) -> dict[Ending, int]:
-        return {key.ending: tally.count for key, tally in self.totals.tallies().items()}
+        self.totals.look()
+        return {key.ending: tally_of(numbers).count for key, numbers in self.totals.numbers.items()}
 
     @property
     def lost(self) -> list[ClaimLost]:

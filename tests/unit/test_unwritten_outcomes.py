@@ -12,7 +12,7 @@ import pytest
 
 import qml_mp.child.outcomes
 from qml_mp.child.outcomes import Outcomes
-from qml_mp.core.history import Ending
+from qml_mp.core.history import Ending, tally_of
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Extras, Failure, Outcome, Release, RetryWhenKilled, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
@@ -206,7 +206,8 @@ def test_what_came_of_lost_ones_is_asked_at_once_and_only_what_was_written_is_co
 
     assert outcomes.write(limit=0)
 
-    counted = {key.ending: tally.count for key, tally in totals.tallies().items()}
+    totals.look()
+    counted = {key.ending: tally_of(numbers).count for key, numbers in totals.numbers.items()}
     assert counted == {Ending.SUCCEEDED: 2, Ending.RETRIED: 1}
     assert worker.looks == [3]
 

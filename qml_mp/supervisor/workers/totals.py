@@ -15,9 +15,7 @@ from qml_mp.core.history import (
     RAN_AT,
     Ending,
     SeriesKey,
-    Tally,
     numbers_of_one,
-    tally_of,
     waited_us,
 )
 from qml_mp.core.job import Claim
@@ -39,14 +37,9 @@ class EndTotals:
 
     @property
     def numbers(self) -> Mapping[SeriesKey, Sequence[int]]:
-        """Those of a tally, as of the newest look; not to be changed."""
+        """Those of a tally, as of the newest look, of at most `MOST_NAMES` pairs of a method and a queue, and
+        of all others together as `OTHER`; not to be changed."""
         return MappingProxyType(self._numbers)
-
-    def tallies(self) -> Mapping[SeriesKey, Tally]:
-        """By method, queue and ending, as they are now: of at most `MOST_NAMES` pairs of a method and a
-        queue, and of all others together as `OTHER`. Looks at the workers first."""
-        self.look()
-        return {key: tally_of(numbers) for key, numbers in self._numbers.items()}
 
     def follow(self, worker_id: str, counts: EndCounts) -> None:
         """Read these from now on: a worker was forked that counts there."""
