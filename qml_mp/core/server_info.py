@@ -26,19 +26,11 @@ class ProcessIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
-    """One run of a supervisor. Written by it at start and on each heartbeat, read by everybody."""
+class SelfDescription:
+    """What a server says of itself, and may change between start and end."""
 
-    id: str
-    name: str
-    hostname: str
-    process: ProcessIdentity
-    worker_count: int
     queues: tuple[str, ...]
-    started_at: datetime
-    last_heartbeat: datetime
-    heartbeat_enabled: bool = False
-    """Whether silence means anything: a server without heartbeats is judged by its process alone."""
+    """What it serves; none: all."""
     methods: tuple[str, ...] | None = None
     """What its program can run; None: it has not said (an older version, or a server without a program)."""
     paused: bool = False
@@ -47,6 +39,21 @@ class ServerInfo:
     """What keeps it from its work now, for people: "the new code cannot be imported: …"; None: nothing."""
     answers: Answers = NO_ANSWERS
     """To signals that ask for something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo(SelfDescription):
+    """One run of a supervisor. Written by it at start and on each heartbeat, read by everybody."""
+
+    id: str
+    name: str
+    hostname: str
+    process: ProcessIdentity
+    worker_count: int
+    started_at: datetime
+    last_heartbeat: datetime
+    heartbeat_enabled: bool = False
+    """Whether silence means anything: a server without heartbeats is judged by its process alone."""
     acts: tuple[str, ...] = ()
     """What it can be asked through storage (`ActKind`); nothing of an older version."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
-from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.server_info import SelfDescription, ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.database import Operations, Values
 from qml_mp.storage.given_back import Released, give_back
@@ -39,23 +38,13 @@ class ServerRegistry(Operations):
             "heartbeat_enabled": info.heartbeat_enabled,
             "acts": json.dumps(list(info.acts)),
             **self._process(info),
-            **_said(info.queues, info.methods, info.paused, info.trouble, info.answers),
+            **_said(info),
         }
         self._db.write("registering a server", self._db.queries.registry.register_server, row)
 
-    def update_server(
-        self,
-        server_id: str,
-        *,
-        queues: Sequence[str],
-        methods: Sequence[str] | None,
-        paused: bool,
-        trouble: str | None,
-        answers: Answers = NO_ANSWERS,
-    ) -> bool:
-        """Say what it serves (no queues: all) and can run, whether it claims nothing, what keeps it from
-        its work, and what it answers to signals; False: a peer declared us dead."""
-        row = {"server_id": server_id, **_said(queues, methods, paused, trouble, answers)}
+    def update_server(self, server_id: str, says: SelfDescription) -> bool:
+        """Replace what it says of itself; False: a peer declared us dead."""
+        row = {"server_id": server_id, **_said(says)}
         return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
 
     def deregister_server(self, server_id: str, *, done: Collection[str] = ()) -> bool:
@@ -274,17 +263,11 @@ class NamedLocks(Operations):
         )
 
 
-def _said(
-    queues: Sequence[str],
-    methods: Sequence[str] | None,
-    paused: bool,
-    trouble: str | None,
-    answers: Answers,
-) -> Values:
+def _said(says: SelfDescription) -> Values:
     return {
-        "queues": json.dumps(list(queues)),
-        "methods": None if methods is None else json.dumps(list(methods)),
-        "paused": paused,
-        "trouble": storable_reason(trouble),
-        "answers": answers.to_text(),
+        "queues": json.dumps(says.queues),
+        "methods": None if says.methods is None else json.dumps(says.methods),
+        "paused": says.paused,
+        "trouble": storable_reason(says.trouble),
+        "answers": says.answers.to_text(),
     }

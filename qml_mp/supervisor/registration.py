@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qml_mp import host
 from qml_mp.child.source import AppFacts
 from qml_mp.clock import Clock
 from qml_mp.core.acts import ALL_ACTS
-from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
-from qml_mp.core.server_info import ServerInfo, new_server_id
+from qml_mp.core.answers import ReloadAnswer, StacksAnswer
+from qml_mp.core.server_info import SelfDescription, ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerDeclaredDead
 from qml_mp.settings import ServerConfig
@@ -18,17 +18,6 @@ from qml_mp.storage.store import Storage
 
 _MOMENT_S = 5.0
 """So long may a worker take to end that was killed before the first heartbeat after a silence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelfDescription:
-    """What a server says of itself, and may change between start and end."""
-
-    queues: tuple[str, ...]
-    methods: tuple[str, ...] | None
-    paused: bool = False
-    trouble: str | None = None
-    answers: Answers = NO_ANSWERS
 
 
 class ServerRegistration:
@@ -129,14 +118,7 @@ class ServerRegistration:
         """Write what has changed. Raises `StorageError`. Without a row nothing is written: there is nothing
         to mend, because the next one is made of what is said then."""
         says = self.says
-        storage.update_server(
-            self.id,
-            queues=says.queues,
-            methods=says.methods,
-            paused=says.paused,
-            trouble=says.trouble,
-            answers=says.answers,
-        )
+        storage.update_server(self.id, says)
         self._written = says
 
     def renew_id(self) -> str:

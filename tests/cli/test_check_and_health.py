@@ -18,7 +18,7 @@ import pytest
 from qml_mp import host
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_description import ServerDescription, ToldSetting
-from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.server_info import SelfDescription, ServerInfo, WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Ended, Qml
@@ -379,7 +379,7 @@ def test_health_of_an_app_whose_module_goes_to_its_own_folder_looks_there_withou
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_without_a_live_worker_is_not(qml: Qml, storage: Storage, workers: int) -> None:
     register(storage, workers=workers, dead_workers=True)
-    storage.update_server("blue#1", queues=(), methods=None, paused=False, trouble="New workers cannot boot")
+    storage.update_server("blue#1", SelfDescription(queues=(), trouble="New workers cannot boot"))
 
     ended = qml("health", "--json")
 

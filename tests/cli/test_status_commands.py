@@ -14,7 +14,7 @@ from qml_mp import host
 from qml_mp.cli.commands import status as status_command
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.server_info import ProcessIdentity, SelfDescription, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.store import Storage
@@ -199,9 +199,10 @@ def test_migrate_names_servers_that_still_run_with_older_code(qml: Qml, storage:
 
 def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Storage) -> None:
     register(storage, "blue", host.identity())
-    storage.update_server(
-        "blue#1", queues=["default"], methods=["resize"], paused=True, trouble="The new code\x1b[1m is broken"
+    says = SelfDescription(
+        queues=("default",), methods=("resize",), paused=True, trouble="The new code\x1b[1m is broken"
     )
+    storage.update_server("blue#1", says)
 
     (listed,) = qml("servers", "list", "--json").lines
     (shown,) = qml("status", "--json").value["servers"]
@@ -215,7 +216,7 @@ def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Stor
 
 def test_what_waits_is_told_in_lines_of_the_terminal(qml: Qml, storage: Storage) -> None:
     register(storage, "blue", host.identity())
-    storage.update_server("blue#1", queues=["default"], methods=["resize"], paused=False, trouble=None)
+    storage.update_server("blue#1", SelfDescription(queues=("default",), methods=("resize",)))
     methods = [f"a_method_of_the_release_before_{number}" for number in range(3)]
     storage.enqueue_many(Job.new(method) for method in methods)
     told = f"3 jobs wait for methods that no live server has: {', '.join(methods)}"
@@ -231,8 +232,8 @@ def test_what_waits_is_told_in_lines_of_the_terminal(qml: Qml, storage: Storage)
 def test_jobs_that_no_live_server_can_run_are_named_with_the_reason(qml: Qml, storage: Storage) -> None:
     register(storage, "blue", host.identity())
     register(storage, "green", host.identity())
-    storage.update_server("blue#1", queues=["default"], methods=["resize"], paused=False, trouble=None)
-    storage.update_server("green#1", queues=["mail"], methods=["send"], paused=False, trouble=None)
+    storage.update_server("blue#1", SelfDescription(queues=("default",), methods=("resize",)))
+    storage.update_server("green#1", SelfDescription(queues=("mail",), methods=("send",)))
     for method, queue in (
         ("resize", "default"), ("newone", "default"), ("newer", "mail"), ("newer", "default"),
         ("resize", "images"), ("resize", "images"), ("send", "default"),
@@ -271,7 +272,7 @@ def test_a_template_whose_method_no_live_server_knows_is_marked(qml: Qml, storag
     storage.upsert_recurring_job(RecurringJob.new("digest", "0 9 * * *", "deleted"))
     nobody_lives = qml("recurring", "list", "--json").value["method_known"]
     register(storage, "blue", host.identity())
-    storage.update_server("blue#1", queues=[], methods=["resize"], paused=False, trouble=None)
+    storage.update_server("blue#1", SelfDescription(queues=(), methods=("resize",)))
 
     listed = qml("recurring", "list")
 
@@ -280,7 +281,7 @@ def test_a_template_whose_method_no_live_server_knows_is_marked(qml: Qml, storag
     assert "digest does not fire: no live server knows its method deleted" in listed.err
 
     register(storage, "loops", host.identity())  # a server without code of its own, which fires for all
-    storage.update_server("loops#1", queues=[], methods=[], paused=False, trouble=None)
+    storage.update_server("loops#1", SelfDescription(queues=(), methods=()))
 
     assert "does not fire" not in qml("recurring", "list").err
     assert qml("recurring", "list", "--json").value["method_known"] is False

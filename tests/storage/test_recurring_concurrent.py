@@ -16,6 +16,7 @@ import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import SelfDescription
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
@@ -182,12 +183,16 @@ def fired_for(storage: Storage) -> list[str]:
     return [str(job.metadata["fire_at"]) for job in storage.list_jobs(JobFilter()).jobs]
 
 
-@pytest.mark.parametrize(("methods", "is_told"), [(["resize"], True), ([], False)], ids=["others", "none"])
+@pytest.mark.parametrize(("methods", "is_told"), [(("resize",), True), ((), False)], ids=["others", "none"])
 def test_a_due_template_that_a_server_without_code_of_its_own_fires_is_not_told_as_unfired(
-    storage: Storage, loop: RecurringLoop, caplog: pytest.LogCaptureFixture, methods: list[str], is_told: bool
+    storage: Storage,
+    loop: RecurringLoop,
+    caplog: pytest.LogCaptureFixture,
+    methods: tuple[str, ...],
+    is_told: bool,
 ) -> None:
     register(storage, "loops#1")
-    storage.update_server("loops#1", queues=[], methods=methods, paused=False, trouble=None)
+    storage.update_server("loops#1", SelfDescription(queues=(), methods=methods))
     unknown_here = replace(DAILY, method="deleted", next_run_at=storage.now() - DAY)
     storage.upsert_recurring_job(unknown_here)
 

@@ -14,7 +14,7 @@ import pytest
 
 from qml_mp.core.answers import Answers, ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
-from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.server_info import ProcessIdentity, SelfDescription, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
@@ -63,17 +63,22 @@ def test_registering_again_replaces_the_row(storage: Storage) -> None:
 
 def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage: Storage) -> None:
     storage.register_server(server("a#1"))
-    said = {
-        "queues": ("fast",), "methods": ("one", "two"), "paused": True,
-        "trouble": "The new code\ncannot be imported.",
-        "answers": Answers(reload=ReloadAnswer(began_at=1.5, state=ReloadState.DONE, workers=2, replaced=2)),
-    }  # fmt: skip
+    said = SelfDescription(
+        queues=("fast",), methods=("one", "two"), paused=True, trouble="The new code\ncannot be imported.",
+        answers=Answers(reload=ReloadAnswer(began_at=1.5, state=ReloadState.DONE, workers=2, replaced=2)),
+    )  # fmt: skip
 
-    found = [storage.update_server(server_id, **said) for server_id in ("a#1", "nobody#1")]  # type: ignore[arg-type]
+    found = [storage.update_server(server_id, said) for server_id in ("a#1", "nobody#1")]
 
     (info,) = storage.list_servers()
     assert found == [True, False]
-    assert {name: getattr(info, name) for name in said} == said
+    assert said == SelfDescription(
+        queues=info.queues,
+        methods=info.methods,
+        paused=info.paused,
+        trouble=info.trouble,
+        answers=info.answers,
+    )
 
 
 def test_a_server_without_claims_leaves_nothing_behind(storage: Storage) -> None:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
+from qml_mp.core.server_info import SelfDescription
 from qml_mp.errors import StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
-from qml_mp.supervisor.registration import SelfDescription
 from qml_mp.supervisor.run import Run
 from qml_mp.units import format_duration, n_jobs
 
