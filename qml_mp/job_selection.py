@@ -151,7 +151,7 @@ class JobSelection:
                 if others:
                     is_news = True
                     seen_to.update(others)
-                    yield from _in_turn(see_to, others)
+                    yield from in_turn(see_to, others)
 
     def _changed(self, change: BulkChange, reason: str) -> int:
         _text(reason, what="reason")  # where there are none, or only such as run, nothing else would tell
@@ -246,7 +246,7 @@ def _instant(storage: Storage, said: Duration | datetime | None, *, what: str) -
         raise ConfigurationError(f"{error} An instant is given as an aware datetime.") from None
 
 
-def _in_turn(see_to: Callable[[str], object], ids: Sequence[str]) -> Iterator[Batch]:
+def in_turn(see_to: Callable[[str], object], ids: Sequence[str]) -> Iterator[Batch]:
     """Jobs that run, each with a commit of its own: what an error breaks off is told as far as it came."""
     changed = refused = 0
     try:

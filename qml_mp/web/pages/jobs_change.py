@@ -19,8 +19,8 @@ from starlette.routing import Route
 from qml_mp.core.acts import ActState
 from qml_mp.core.job import check_job_id
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
-from qml_mp.job_selection import BulkChange, JobSelection
+from qml_mp.errors import ConfigurationError, shown
+from qml_mp.job_selection import BulkChange, JobSelection, in_turn
 from qml_mp.storage.values import JobFilter
 from qml_mp.views.changing import Changing
 from qml_mp.web.audit import note, reason_of
@@ -224,15 +224,11 @@ def _change_chosen(
     )
     done.changed = len(deleted)
     if wanted.change is BulkChange.CANCEL:
-        for job_id, state in _states_of(site, wanted).items():
-            if state is StateName.PROCESSING:
-                try:
-                    see_to(job_id)
-                    done.changed += 1
-                except StorageError:
-                    raise
-                except QmlError:
-                    done.refused += 1
+        states = _states_of(site, wanted)
+        running = [job_id for job_id in states if states[job_id] is StateName.PROCESSING]
+        for batch in in_turn(see_to, running):
+            done.changed += batch.changed
+            done.refused += batch.refused
 
 
 def _told_out_of_time(wanted: Wanted, done: _Done, meant: int) -> str:
