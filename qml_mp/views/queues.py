@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from qml_mp.core.limits import Limit, LimitKind, Standing
@@ -37,10 +37,14 @@ class QueueView:
 
 
 def view_queues(
-    storage: Storage, servers: Sequence[ServerView] = (), *, among: int | None = None
+    storage: Storage,
+    servers: Sequence[ServerView] = (),
+    *,
+    among: int | None = None,
+    also: Collection[str] = (),
 ) -> list[QueueView]:
-    """Queues by name that hold jobs which have not ended, or that are limited, beside these servers. With
-    `among` it is what `queue_stats` says of it."""
+    """Queues by name that hold jobs which have not ended, or that are limited, and `also` these, beside these
+    servers. With `among` it is what `queue_stats` says of it."""
     able = able_servers(servers)
     limits = {each.limit.name: each.limit for each in storage.standings() if is_queue(each)}
     stats = {each.name: each for each in storage.queue_stats(among=among)}
@@ -50,7 +54,7 @@ def view_queues(
             limit=limits.get(name) or Limit(kind=LimitKind.QUEUE, name=name),
             servers=sum(server.serves(name) for server in able),
         )
-        for name in sorted(stats.keys() | limits.keys())
+        for name in sorted({*stats, *limits, *also})
     ]
 
 

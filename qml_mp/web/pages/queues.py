@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
+from qml_mp.core.limits import Rate, Standing, check_max_running
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.setting_kinds import check_queue_name
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import MethodStats, QueueStats
+from qml_mp.storage.values import MethodStats
 from qml_mp.units import is_whole_number
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_of, view_queues
 from qml_mp.views.servers import ServerView, able_servers
@@ -131,18 +131,12 @@ def _read(site: Site) -> QueuesPage:
 
 
 def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
-    views = {view.stats.name: view for view in view_queues(storage, servers, among=MOST_COUNTED)}
-    able = able_servers(servers)
-    for name in {name for server in able for name in server.queues} - views.keys():
-        views[name] = QueueView(
-            stats=QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),
-            limit=Limit(kind=LimitKind.QUEUE, name=name),
-            servers=sum(server.serves(name) for server in able),
-        )
+    served = {name for server in able_servers(servers) for name in server.queues}
+    views = view_queues(storage, servers, among=MOST_COUNTED, also=served)
     standings = storage.standings()
     of_queues = {each.limit.name: each for each in standings if is_queue(each)}
     return QueuesPage(
-        lines=[QueueLine(view=view, standing=of_queues.get(name)) for name, view in sorted(views.items())],
+        lines=[QueueLine(view=view, standing=of_queues.get(view.stats.name)) for view in views],
         waiting=sorted(storage.method_stats(among=MOST_OF_METHOD), key=lambda each: -each.enqueued),
         methods=[each for each in standings if not is_queue(each)],
     )
