@@ -113,13 +113,9 @@ class Storage(
         return self._db.now()
 
     def open_waker(self) -> Waker | None:
-        """A source of wake-ups; None where there is none and polling must do."""
+        """A source of wake-ups: by every commit, of whatever it was, where all users are on one machine, else
+        by what there is to run. None where there is none and polling must do."""
         return self._db.open_waker()
-
-    def open_commit_waker(self) -> Waker | None:
-        """A source of wake-ups that tells of every commit, of whatever it was; None where there is none, and
-        `commit_mark` has to be asked."""
-        return self._db.open_commit_waker()
 
     def commit_mark(self) -> str:
         """Another text than before once anything was committed by others; it may be another one for less."""

@@ -279,8 +279,8 @@ class _Source:
         if time.monotonic() < self._look_at:
             return False
         was_open = self.is_open
-        if not was_open:
-            self._waker = self._storage.open_commit_waker()
+        if not was_open and self._storage.is_on_one_machine:  # elsewhere it does not tell of each commit
+            self._waker = self._storage.open_waker()
         if self._waker is not None:
             has_news = self._waker.drain(soon=False) is not None
         else:

@@ -134,7 +134,7 @@ def send_exchange(storage: Storage, job_id: str) -> Operation:
 def look_for_commits(storage: Storage, job_id: str) -> Operation:
     def look() -> None:
         storage.commit_mark()
-        waker = storage.open_commit_waker()
+        waker = storage.open_waker() if storage.is_on_one_machine else None
         if waker is not None:
             waker.drain()
             waker.close()

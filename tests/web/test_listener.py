@@ -28,7 +28,7 @@ def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_
     file_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(open_storage(file_url)) as storage:
-        open_waker, calls = storage.open_commit_waker, []
+        open_waker, calls = storage.open_waker, []
 
         def fails_once() -> Waker | None:
             calls.append(1)
@@ -36,7 +36,7 @@ def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_
                 raise RuntimeError("a fault of ours")
             return open_waker()
 
-        monkeypatch.setattr(storage, "open_commit_waker", fails_once)
+        monkeypatch.setattr(storage, "open_waker", fails_once)
         changes = Changes(storage)
 
         async def look() -> None:

@@ -163,9 +163,6 @@ class PostgresDatabase:
             logger.info(_POOLED, self.connection.display_url)
         return None
 
-    def open_commit_waker(self) -> Waker | None:
-        return None  # only new jobs, and ends that somebody waits for, are told by NOTIFY
-
     def commit_mark(self) -> str:
         with self.connection.use("looking for commits", checked=False) as link:
             row = link.execute(_MARK).fetchone()

@@ -122,9 +122,6 @@ class SqliteDatabase:
     def open_waker(self) -> Waker | None:
         return open_waker(self.connection)
 
-    def open_commit_waker(self) -> Waker | None:
-        return open_waker(self.connection)
-
     def commit_mark(self) -> str:
         with self.connection.read() as connection:
             version = connection.execute("PRAGMA data_version").fetchone()[0]
