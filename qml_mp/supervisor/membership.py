@@ -101,12 +101,14 @@ def _recover(storage: Storage, run: Run) -> None:
     """One job that storage refuses to give back keeps no server from running the others.
 
     Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
-    sent some for long enough itself, and without heartbeats it takes a second look.
+    sent some for long enough itself, and without heartbeats it takes a second look. So are those of which
+    only the age of their jobs can tell: nothing tells yet whether the clock was set ahead.
     """
     try:
         remove_orphaned_folders()
         reclaim_from_dead_neighbours(storage, run, storage.list_servers(), proof_s=_PROOF_AT_START_S)
-        release_stranded_jobs(storage, run, read_clock(storage, run), Silences())
+        reading = read_clock(storage, run)
+        release_stranded_jobs(storage, run, reading, Silences(), spare_registered=True)
     except (StorageUnreachable, SchemaMismatch):
         raise
     except StorageError as error:

@@ -11,7 +11,7 @@ class SetClock:
 
     def __init__(self) -> None:
         self.wall = datetime(2026, 3, 1, tzinfo=UTC)
-        self.seconds = 0.0
+        self.seconds = 1000.0  # no loop begins with the machine
         self.looks = 0
         self.after_look: tuple[int, Callable[[], object]] = (0, lambda: None)
         """What is done between this look at the wall clock and what storage does with it."""

@@ -24,6 +24,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Fetch, Retention
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
+from qml_mp.supervisor.membership import _recover
 from qml_mp.supervisor.recovery.judging import Judging, Silences
 from qml_mp.supervisor.recovery.sweep import read_clock, release_stranded_jobs
 from qml_mp.supervisor.run import Run
@@ -305,7 +306,7 @@ def test_a_server_without_heartbeats_that_starts_takes_no_job_of_a_silent_peer_a
     one.clock.passes(120)
     reading = read_clock(one.storage, one.run)
 
-    assert release_stranded_jobs(one.storage, one.run, reading, Silences()) == 0
+    assert release_stranded_jobs(one.storage, one.run, reading, Silences(), spare_registered=False) == 0
     assert not has_been_given_back(one)
 
 
@@ -317,22 +318,35 @@ def test_a_step_ahead_makes_no_job_of_a_peer_without_heartbeats_older(
 ) -> None:
     one = pair(enable_heartbeat=enable_heartbeat)
     change_server(one.storage, PEER, heartbeat_enabled=0)
-    judging = one.loop._judging if enable_heartbeat else None
-    loop = NeighbourLoop(one.run, judging=judging, neighbours=NoNeighbours())  # type: ignore[arg-type]
+    judge_looks = looks_of(one, enable_heartbeat=enable_heartbeat)
 
-    def judge_looks_for(seconds: int) -> None:
-        for _ in range(0, seconds, 2):
-            one.clock.passes(2)
-            if enable_heartbeat:
-                one.loop.tick(one.storage)
-            loop.tick(one.storage)
-
-    judge_looks_for(looks_for_s)
+    judge_looks(looks_for_s)
     one.clock.is_set(HOUR)
-    judge_looks_for(170)
+    judge_looks(170)
     assert not has_been_given_back(one)
 
-    judge_looks_for(240)
+    judge_looks(240)
+    assert has_been_given_back(one)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("enable_heartbeat", [True, False])
+def test_a_server_that_starts_behind_a_step_ahead_finds_no_job_of_a_peer_without_heartbeats_older(
+    pair: MakePair, enable_heartbeat: bool
+) -> None:
+    one = pair(enable_heartbeat=enable_heartbeat)
+    change_server(one.storage, PEER, heartbeat_enabled=0)
+    one.clock.passes(10)
+    one.clock.is_set(HOUR)
+
+    _recover(one.storage, one.run)
+    assert not has_been_given_back(one)
+
+    judge_looks = looks_of(one, enable_heartbeat=enable_heartbeat)
+    judge_looks(295)
+    assert not has_been_given_back(one)
+
+    judge_looks(60)
     assert has_been_given_back(one)
 
 
@@ -444,6 +458,21 @@ def test_a_server_without_heartbeats_never_counts_as_dead_by_them(pair: MakePair
     one.clock.passes(3600)
 
     assert not one.run.registration.may_have_counted_as_dead()
+
+
+def looks_of(one: Pair, *, enable_heartbeat: bool) -> Callable[[int], None]:
+    """Has a server that has just started look for so many seconds."""
+    judging = one.loop._judging if enable_heartbeat else None
+    loop = NeighbourLoop(one.run, judging=judging, neighbours=NoNeighbours())  # type: ignore[arg-type]
+
+    def judge_looks(seconds: int) -> None:
+        for _ in range(0, seconds, 2):
+            one.clock.passes(2)
+            if enable_heartbeat:
+                one.loop.tick(one.storage)
+            loop.tick(one.storage)
+
+    return judge_looks
 
 
 def has_been_given_back(one: Pair) -> bool:

@@ -150,6 +150,8 @@ class NeighbourLoop(Loop):
         """Of the dead servers with workers that live all the same, how often these were killed."""
         self._look_at_ages_at = 0.0
         self._last_look: Reading | None = None
+        self._no_step_since = 0.0
+        """Of the clock of storage, ahead, as far as this server knows."""
 
     def due_at(self) -> float:
         return AT_ONCE if self._neighbours.has_news else super().due_at()
@@ -190,22 +192,26 @@ class NeighbourLoop(Loop):
                 warn_of_survivors(server)
 
     def _release_stranded_jobs(self, storage: Storage) -> int:
-        """Less often the older they have to be. After a step ahead of the clock, which makes all of them look
-        older, once those from before it are as old."""
+        """Less often the older they have to be. A step ahead of the clock, which may have come before this
+        server as well, makes all of them look older: those of registered servers have to become as old."""
         now = self._run.clock.monotonic()
         if now < self._look_at_ages_at:
             return 0
         stale_after_s = self._run.config.stale_processing_after.total_seconds()
         reading = read_clock(storage, self._run)
         before, self._last_look = self._last_look, reading
-        if before is not None and reading.is_ahead_of(before):
-            self._look_at_ages_at = now + stale_after_s
-            return 0
+        if before is None or reading.is_ahead_of(before):
+            self._no_step_since = now
         if self._judging is not None and not self._judging.may_judge_by_age:
             return 0
         self._look_at_ages_at = now + stale_after_s / _LOOKS_AT_AGES
         return release_stranded_jobs(
-            storage, self._run, reading, self._silences, giving_back=self._giving_back
+            storage,
+            self._run,
+            reading,
+            self._silences,
+            spare_registered=now - self._no_step_since < stale_after_s,
+            giving_back=self._giving_back,
         )
 
 

@@ -48,14 +48,21 @@ def read_clock(storage: Storage, run: Run) -> Reading:
 
 
 def release_stranded_jobs(
-    storage: Storage, run: Run, reading: Reading, silences: Silences, *, giving_back: GivingBack | None = None
+    storage: Storage,
+    run: Run,
+    reading: Reading,
+    silences: Silences,
+    *,
+    spare_registered: bool,
+    giving_back: GivingBack | None = None,
 ) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
     Older at `reading`: who registers after it has no claim as old as this.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
     server that sends none itself judges silent peers so, too, at its second look; `silences` are what it has
-    seen before. `giving_back` as for `reclaim_from_dead_neighbours`.
+    seen before. `spare_registered`: the clock may have been set ahead since their jobs began, so no age tells
+    of them. `giving_back` as for `reclaim_from_dead_neighbours`.
     """
     config, own_id = run.config, run.registration.id
     stale_before = reading.now - config.stale_processing_after
@@ -68,7 +75,9 @@ def release_stranded_jobs(
     spared = [
         server.id
         for server in storage.list_servers()
-        if (server.heartbeat_enabled and server.id not in silent) or is_seen_alive(storage, server)
+        if spare_registered
+        or (server.heartbeat_enabled and server.id not in silent)
+        or is_seen_alive(storage, server)
     ]
     spared.append(own_id)
     if giving_back is None:
