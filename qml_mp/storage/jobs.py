@@ -148,14 +148,15 @@ class JobStore(Operations):
     def hasten_jobs_from_the_future(self) -> int:
         """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
         due after its delay, counted from now, and so does one that a firing made in the future and its jitter
-        put off; how many. So does a call for a failed job that is put off, at once. Other Scheduled jobs keep
-        the instant they were given."""
-        queries, what = self._db.queries.jobs, "bringing jobs forward"
-        look = queries.any_from_the_future
+        put off; how many. So does, at once, a call for a failed job or the span of a lost attempt that is put
+        off. Other Scheduled jobs keep the instant they were given."""
+        what, jobs = "bringing jobs forward", self._db.queries.jobs
+        failures, lost_attempts = self._db.queries.failures, self._db.queries.lost_attempts
+        look = jobs.any_from_the_future
         if look is not None and not self._db.read(what, look):
             return 0
         with self._db.transaction(what) as transaction:
-            early = (queries.hasten_retries, queries.hasten_spread, self._db.queries.failures.hasten)
+            early = (jobs.hasten_retries, jobs.hasten_spread, failures.hasten, lost_attempts.hasten)
             hastened = [transaction.run(each) for each in early]
         return sum(result.count for result in hastened)
 

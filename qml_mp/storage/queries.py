@@ -61,8 +61,8 @@ class JobQueries:
     promote_these: str
     """ids: `promote` for what is due of these."""
     any_from_the_future: str | None
-    """A row if one of the next two would change a job, or `FailureQueries.hasten` a call. None: not asked, as
-    there are several writers."""
+    """A row if one of the next two would change a job, or `hasten` of the calls for failed ones or of lost
+    attempts one of these. None: not asked, as there are several writers."""
     hasten_retries: str
     """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
     hasten_spread: str

@@ -66,6 +66,9 @@ class LostAttemptQueries:
     """methods, worker_id, lease, limit: those that are due for longest are this worker's for so long, if it
     is in the registry, and for twice as long each further time; job_id, claim_seq, facts, ended_at. They are
     due too when the worker that has them is there no more."""
+    hasten: str
+    """Have those be due now that are put off for longer than by the newest of their tries: the clock was set
+    back."""
     end: str
     """worker_id, ids, claim_seqs: of these, those that it has are exported."""
     any_old: str | None

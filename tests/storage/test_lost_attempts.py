@@ -184,6 +184,24 @@ def test_one_of_before_the_clock_was_set_back_is_due(storage: Storage, raw: Raw)
     assert take(storage) == []
 
 
+@pytest.mark.fault(88)
+@pytest.mark.parametrize("tries", [1, 3])
+def test_one_that_was_tried_before_the_clock_was_set_back_is_brought_forward(
+    storage: Storage, raw: Raw, tries: int
+) -> None:
+    crash(storage)
+    for _ in range(tries):
+        raw.age("lost_attempts", "due_at", HOUR)
+        assert len(take(storage)) == 1
+    assert storage.hasten_jobs_from_the_future() == 0
+    raw.age("lost_attempts", "due_at", -HOUR)
+
+    changed = [storage.hasten_jobs_from_the_future() for _ in range(2)]
+
+    assert changed == [1, 0]
+    assert len(take(storage)) == 1
+
+
 class Collector(SpanProcessor):
     """Where spans go. What it is told while it is down is lost, as with the batches of the SDK."""
 

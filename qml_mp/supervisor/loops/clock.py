@@ -1,11 +1,11 @@
 """Supervisor: what a clock that was set would keep waiting, brought forward again, and firings corrected.
 
 Rows hold wall time, by the clock of storage. After a step back a firing, a retry, a job that its jitter puts
-off or a call for a failed one would rest until that clock has caught up. After a step forward, or after a
-sleep of the machine, more is due than the loops that wait for an instant know. So the clock is compared with
-monotonic time. At the start nothing tells what it was before: rows are looked at that can only come from the
-future, and the loops, which may have looked before a step, look again. The look at rows finds firings that
-were stored before new rules of their zone, too, which a process takes over at its start.
+off, a call for a failed one or a lost span would rest until that clock has caught up. After a step forward,
+or after a sleep of the machine, more is due than the loops that wait for an instant know. So the clock is
+compared with monotonic time. At the start nothing tells what it was before: rows are looked at that can only
+come from the future, and the loops, which may have looked before a step, look again. The look at rows finds
+firings that were stored before new rules of their zone, too, which a process takes over at its start.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ClockLoop(Loop):
         if templates or jobs:
             logger.warning(
                 "The clock was set back, or a zone has other rules: %s recurring templates and %s jobs, "
-                "or calls for failed ones, are due at another instant than stored",
+                "or what is told of ended ones, are due at another instant than stored",
                 len(templates),
                 jobs,
             )

@@ -33,6 +33,10 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
             ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
         RETURNING job_id, claim_seq, facts, ended_at
     """,
+    hasten="""
+        UPDATE {s}.lost_attempts SET due_at = now()
+        WHERE tries > 0 AND due_at > now() + interval '1 minute' * ((1 << least(tries - 1, 10)) + 1)
+    """,
     end="""
         DELETE FROM {s}.lost_attempts
         WHERE taken_by = %(worker_id)s AND job_id = ANY(%(ids)s::text[]) AND (job_id, claim_seq) IN (

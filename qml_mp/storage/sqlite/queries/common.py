@@ -36,6 +36,9 @@ that nobody has tried is due: the clock may have been set back."""
 EARLY_CALL: Final = "taken_by IS NULL AND due_at > :now + 360000000"
 """Of callbacks of failures: due later than by any pause of now."""
 
+EARLY_SPAN: Final = "tries > 0 AND due_at > :now + 60000000 * ((1 << MIN(tries - 1, 10)) + 1)"
+"""Of lost attempts: due later than by its newest try, if that were now."""
+
 HOLDS_BACK: Final = "(paused OR max_running IS NOT NULL OR rate IS NOT NULL)"
 """Whether a row of `qml_limits` does. One that does not keeps the turn of a rate that was ended."""
 

@@ -8,7 +8,7 @@ from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.job_rows import released_columns
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.sqlite.instants import FIRST_US
-from qml_mp.storage.sqlite.queries.common import ANY_LIMIT, EARLY_CALL, ENDED
+from qml_mp.storage.sqlite.queries.common import ANY_LIMIT, EARLY_CALL, EARLY_SPAN, ENDED
 
 INSERT: Final = """
     INSERT INTO main.qml_jobs (
@@ -139,7 +139,8 @@ JOBS: Final = JobQueries(
     promote_these=f"{_PROMOTE} (SELECT value FROM json_each(:ids)) AND {_IS_DUE}",
     any_from_the_future=f"""
         SELECT 1 {_EARLY_RETRY} UNION ALL SELECT 1 {_EARLY_FIRING}
-        UNION ALL SELECT 1 FROM qml_failure_callbacks WHERE {EARLY_CALL} LIMIT 1
+        UNION ALL SELECT 1 FROM qml_failure_callbacks WHERE {EARLY_CALL}
+        UNION ALL SELECT 1 FROM qml_lost_attempts WHERE {EARLY_SPAN} LIMIT 1
     """,
     hasten_retries=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_RETRY})",
     hasten_spread=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_FIRING})",

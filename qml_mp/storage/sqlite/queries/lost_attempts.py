@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.sqlite.queries.common import FREE
+from qml_mp.storage.sqlite.queries.common import EARLY_SPAN, FREE
 from qml_mp.storage.telling_queries import LostAttemptQueries
 
 _OLD: Final = "ended_at < :now - 86400000000"
@@ -24,6 +24,7 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
           AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
         RETURNING job_id, claim_seq, facts, ended_at
     """,
+    hasten=f"UPDATE qml_lost_attempts SET due_at = :now WHERE {EARLY_SPAN}",
     end="""
         DELETE FROM qml_lost_attempts WHERE taken_by = :worker_id AND (job_id, claim_seq) IN (
             SELECT ids.value, seqs.value FROM json_each(:ids) AS ids
