@@ -777,6 +777,16 @@ def test_a_start_that_ends_as_a_worker_cannot_boot_has_failed_also_if_another_is
     assert isinstance(run.stop.error, WorkerBootError)
 
 
+@pytest.mark.parametrize(("grace_s", "is_told"), [(5, False), (40, False), (600, True)])
+def test_an_orphan_grace_of_which_only_a_part_counts_is_told(
+    run_of: MakeRun, caplog: pytest.LogCaptureFixture, grace_s: int, is_told: bool
+) -> None:
+    Guardian(run_of(1, orphan_grace=timedelta(seconds=grace_s)))
+
+    assert ("orphan_grace is 10m, of which 40s count" in caplog.text) is is_told
+    assert bool(caplog.records) is is_told
+
+
 def test_a_server_that_has_worked_without_workers_goes_on_where_the_first_cannot_boot(
     run_of: MakeRun,
 ) -> None:

@@ -33,6 +33,7 @@ from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, kill_stranger, reap
+from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,16 @@ class Guardian(Part):
         self._run = run
         self._slots = run.pool.slots
         self._side_slots = run.side_slots
-        self._orphan_grace_s = orphan_grace_of(run.config).total_seconds()
+        grace = orphan_grace_of(run.config)
+        if grace < run.config.orphan_grace:
+            logger.warning(
+                "orphan_grace is %s, of which %s count: two thirds of dead_server_timeout (%s), as servers "
+                "that cannot see this one run its jobs again then",
+                format_duration(run.config.orphan_grace),
+                format_duration(grace),
+                format_duration(run.config.dead_server_timeout),
+            )
+        self._orphan_grace_s = grace.total_seconds()
         self._all_parts = run.all_parts
         self._child: Child | None = None
         self._writing = -1
