@@ -72,9 +72,9 @@ def _duration(value: timedelta | float | None) -> str:
     if value is None:
         return _NOTHING
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if abs(seconds) < 1:
+    if abs(seconds) < 0.9995:  # what would round up to the next unit is shown in it
         return f"{round(seconds * 1000)} ms" if seconds else "0 s"
-    if abs(seconds) < 10:
+    if abs(seconds) < 9.95:
         return f"{seconds:.1f} s"
     sign, whole = "-" if seconds < 0 else "", round(abs(seconds))
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
