@@ -98,7 +98,8 @@ def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> No
 
 def _fire(recurring: RecurringLoop, storage: Storage) -> None:
     """Until nothing is due, as a server does: what another holds is left to it, and what one held that was
-    killed is free only once the database has seen that."""
+    killed is free only once the database has seen that. The clock shows whole seconds, as firings have: what
+    is not due is due in one at the earliest."""
 
     def nothing_is_due() -> bool:
         again_in = recurring.tick(storage)

@@ -169,7 +169,7 @@ class Rehearsal:
         while self.firings < firings or self._wall <= past + HOUR:
             chance = self._rng.random()
             if chance < 0.015:
-                self._all_are_gone(until=self._wall + self._rng.random() * HOUR)
+                self._all_are_gone(until=self._wall + timedelta(seconds=self._rng.randint(1, 3600)))
             elif chance < 0.04 and self._may_step:
                 self.steps += 1
                 back = self._wall - HOUR
