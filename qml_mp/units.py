@@ -130,7 +130,7 @@ def format_size(size_bytes: int) -> str:
     """Print a size in binary units: "512.0 MiB"."""
     scaled = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if scaled < 1024 or unit == "GiB":
+        if scaled < (1024 if unit == "B" else 1023.95) or unit == "GiB":  # as with durations
             break
         scaled /= 1024
     return f"{size_bytes} B" if unit == "B" else f"{scaled:.1f} {unit}"

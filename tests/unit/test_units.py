@@ -104,7 +104,15 @@ def test_what_is_no_size_is_refused_by_name(written: Size) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "printed"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (512 * 1024**2, "512.0 MiB"), (2**41, "2048.0 GiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1023 * 1024, "1023.0 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (512 * 1024**2, "512.0 MiB"),
+        (2**41, "2048.0 GiB"),
+    ],
 )
 def test_a_size_is_printed_in_binary_units(size_bytes: int, printed: str) -> None:
     assert format_size(size_bytes) == printed
