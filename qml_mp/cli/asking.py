@@ -80,11 +80,13 @@ def await_act(storage: Storage, act: Act, *, wait: timedelta) -> Act:
     began = time.monotonic()
     while not act.state.is_final:
         waited_s = time.monotonic() - began
-        if waited_s >= wait.total_seconds():
-            break
-        time.sleep(_LOOK_EVERY_S if waited_s < _SOON_S else _LOOK_RARELY_S)
+        is_over = waited_s >= wait.total_seconds()  # it may have been answered while this process stood still
+        if not is_over:
+            time.sleep(_LOOK_EVERY_S if waited_s < _SOON_S else _LOOK_RARELY_S)
         with suppress(StorageUnavailable):  # no news: it is ridden out, as by the server
             act = storage.get_act(act.id) or act
+        if is_over:
+            break
     return act
 
 

@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qml_mp import host
-from qml_mp.core.acts import ALL_ACTS, ActKind, ActState, Asker
+from qml_mp.cli.asking import await_act
+from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
@@ -297,6 +299,18 @@ def test_the_audit_of_a_storage_that_is_not_there_says_so(qml: Qml, tmp_path: Pa
 
     assert ended.code == 5
     assert is_one_error(ended.err)
+
+
+def test_an_answer_that_came_while_the_command_stood_still_is_told(qml: Qml, storage: Storage) -> None:
+    register(storage, "far", host.identity())
+    request = ActRequest(kind=ActKind.DRAIN, server_id="far#1", by=Asker(who="anna", where="cli"))
+    asked = storage.ask(request)
+    storage.take_acts("far#1")
+    storage.answer_act(request.id, server_id="far#1", state=ActState.DONE, said="nothing is left")
+
+    told = await_act(storage, asked, wait=timedelta(0))
+
+    assert (asked.state, told.state) == (ActState.ASKED, ActState.DONE)
 
 
 @pytest.mark.parametrize("command", [("servers", "pause"), ("servers", "drain"), ("workers", "replace")])

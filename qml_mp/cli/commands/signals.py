@@ -305,7 +305,9 @@ def _has_left(server: LocalServer, storage: Storage) -> bool:
 
 def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> StacksAnswer | None:
     deadline = time.monotonic() + _ANSWERS_WITHIN_S
-    while not server.has_ended(within_s=_LOOK_EVERY_S) and time.monotonic() < deadline:
+    is_over = False
+    while not (is_over or server.has_ended(within_s=_LOOK_EVERY_S)):
+        is_over = time.monotonic() >= deadline  # it may have answered while this process stood still
         answer = server.answers(storage).stacks
         if answer is not None and answer.began_at >= since:
             return answer
