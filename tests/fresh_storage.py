@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.postgres_cluster import remove_schema
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, patient_url
 
 
 def fresh_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -28,7 +28,7 @@ def fresh_schema(server: str) -> Iterator[str]:
     """The URL of one that is not there yet, and is removed after the block."""
     schema = f"w_{uuid.uuid4().hex}"
     try:
-        yield in_schema(server, schema)
+        yield patient_url(in_schema(server, schema))
     finally:
         remove_schema(server, schema)
 

@@ -26,7 +26,7 @@ from qml_mp.storage.open import open_storage
 from tests.cli.command import Qml, is_one_error
 from tests.postgres_cluster import has_advisory_lock
 from tests.processes.harness import wait_until
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, patient_url
 
 _PATIENCE_S = 60
 _QUICK = ("--seconds", "1", "-w", "2")
@@ -70,7 +70,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         with psycopg.connect(server) as connection:
             return {name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()}
 
-    return Place(in_schema(server, f"u_{uuid.uuid4().hex}"), schemas, partial(has_advisory_lock, server))
+    url = patient_url(in_schema(server, f"u_{uuid.uuid4().hex}"))
+    return Place(url, schemas, partial(has_advisory_lock, server))
 
 
 def test_all_of_it_is_measured_and_told_within_80_columns(qml: Qml, place: Place) -> None:

@@ -23,6 +23,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Ended, Qml
 from tests.postgres_login import url_of
+from tests.storage.helpers import in_schema, patient_url
 from tests.storage_rows import change_server
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
@@ -297,20 +298,24 @@ def test_who_names_nothing_where_the_folder_cannot_be_written_is_told_that_the_f
     assert "the default" not in named.out + named.err
 
 
+def in_schema_as(admin: psycopg.Connection, login: str, schema: str) -> str:
+    """The URL by which this role reaches the schema."""
+    return patient_url(in_schema(url_of(admin, login), schema))
+
+
 def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
     qml: Qml, admin: psycopg.Connection
 ) -> None:
-    url = url_of(admin, "checker")
     for schema in ("unmade", "made", "filled"):
         if schema != "unmade":
             admin.execute(f"CREATE SCHEMA {schema}")
             admin.execute(f"GRANT USAGE ON SCHEMA {schema} TO checker")
-    with closing(open_storage(f"{url_of(admin, admin.info.user)}?schema=filled")) as storage:
+    with closing(open_storage(in_schema_as(admin, admin.info.user, "filled"))) as storage:
         storage.migrate()
     admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA filled TO checker")
 
     unmade, made, filled = (
-        [qml("--url", f"{url}?schema={schema}", *command) for command in (("check",), _START)]
+        [qml("--url", in_schema_as(admin, "checker", schema), *command) for command in (("check",), _START)]
         for schema in ("unmade", "made", "filled")
     )
 
@@ -330,13 +335,13 @@ def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
 def test_a_role_without_rights_to_what_a_migration_has_added_is_4_before_a_server_registers(
     qml: Qml, admin: psycopg.Connection
 ) -> None:
-    with closing(open_storage(f"{url_of(admin, admin.info.user)}?schema=filled")) as storage:
+    with closing(open_storage(in_schema_as(admin, admin.info.user, "filled"))) as storage:
         storage.migrate()
         admin.execute("GRANT USAGE ON SCHEMA filled TO checker")
         admin.execute("CREATE TABLE filled.of_another (id integer)")
         admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA filled TO checker")
         admin.execute("REVOKE ALL ON filled.of_another FROM checker")
-        named = ("--url", f"{url_of(admin, 'checker')}?schema=filled")
+        named = ("--url", in_schema_as(admin, "checker", "filled"))
         granted = qml(*named, "check")
         admin.execute("REVOKE ALL ON filled.acts FROM checker")  # as if a migration had made it since
 
@@ -426,8 +431,12 @@ def test_a_server_elsewhere_is_judged_only_where_none_of_this_machine_is_called_
     far = replace(here.process, host="another machine")
     storage.register_server(replace(here, id="blue#2", process=far))  # without a worker
 
-    by_name, by_pid = qml("health", "--server", "blue"), qml("health", "--server", str(far.pid))
-    by_id = qml("health", "--server", "blue#2")
+    def asked_about(name: str) -> Ended:
+        for each in storage.list_servers():
+            storage.heartbeat_server(each.id, worker_rss={})  # as if no time had passed
+        return qml("health", "--server", name)
+
+    by_name, by_pid, by_id = (asked_about(name) for name in ("blue", str(far.pid), "blue#2"))
 
     healthy = f"healthy: blue (pid {far.pid}): 1 worker, last heard "
     assert (by_name.code, by_pid.code, by_id.code) == (0, 0, 1), (by_name, by_pid, by_id)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.cli.command import Qml, on_a_terminal
+from tests.storage.helpers import in_schema, patient_url
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_colours_are_for_terminals_and_no_color_is_honoured(qml: Qml, no_color: 
 
 
 def test_the_same_commands_work_on_postgresql(qml: Qml, postgres_url: str) -> None:
-    env = {"QML_MP_URL": postgres_url + ("&" if "?" in postgres_url else "?") + "schema=qml_cli_tests"}
+    env = {"QML_MP_URL": patient_url(in_schema(postgres_url, "qml_cli_tests"))}
 
     migrated = qml("migrate", "--json", env=env)
     job_id = qml("-A", "tasks:app", "enqueue", "resize", "path=a", env=env).out.strip()

@@ -28,6 +28,7 @@ from qml_mp.core.job import Job
 from qml_mp.storage.values import JobFilter
 from tests.examples.asgi import lifespan, request
 from tests.processes.harness import wait_until
+from tests.storage.helpers import in_schema, patient_url
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120
@@ -172,7 +173,7 @@ def sqlite_shop(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 def postgres_shop(postgres_url: str) -> Iterator[psycopg.Connection]:
     """The same in a PostgreSQL database; the tables are in the schema of the jobs."""
     schema = f"shop_{uuid.uuid4().hex[:12]}"
-    transactional.app.attach(f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}")
+    transactional.app.attach(patient_url(in_schema(postgres_url, schema)))
     transactional.app.storage.migrate()
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))

@@ -71,8 +71,10 @@ SYSTEMS = tuple(
 
 
 def url_of(backend: Backend, place: Place) -> str:
-    """The storage of the run."""
-    return place.url if backend is Backend.POSTGRES else f"sqlite:///{place.file}"
+    """The storage of the run, with time to connect for a machine that stands still."""
+    if backend is not Backend.POSTGRES:
+        return f"sqlite:///{place.file}"
+    return f"{place.url}{'&' if '?' in place.url else '?'}connect_timeout=60"
 
 
 def migration(backend: Backend, place: Place) -> Command:
