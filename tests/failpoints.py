@@ -31,6 +31,8 @@ from tests.until import PATIENCE_S
 
 LEAVES_PATIENTLY = "QML_TEST_LEAVES_PATIENTLY"
 """Set it to anything: `leave_patiently`."""
+TIMES_TO_LEAVE = ("_LEAVING_S", "_BUSY_LEAVING_S", "_MOST_LEAVING_S")
+"""Of a server, in `qml_mp.supervisor.stopping`."""
 
 _ENTRY = re.compile(
     r"(?:(?P<role>worker|supervisor)/)?(?P<place>[a-z.]+)=(?P<action>kill|stop|raise|break|note)"
@@ -51,7 +53,7 @@ def arm(text: str) -> None:
 def leave_patiently() -> None:
     """A server of this process waits for storage at its end as long as tests wait for anything. Else it
     leaves to the next one what a database could not write within a second."""
-    for name in ("_LEAVING_S", "_BUSY_LEAVING_S", "_MOST_LEAVING_S"):
+    for name in TIMES_TO_LEAVE:
         setattr(stopping, name, PATIENCE_S)
 
 

@@ -20,7 +20,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.postgres_cluster import free_port
-from tests.processes.harness import PATIENCE_S, ROOT, is_gone, wait_for_state, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, is_gone, left_in_registry, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL
 
 StartHost = Callable[[str], "subprocess.Popen[bytes]"]
@@ -58,7 +58,7 @@ def report_of(start_host: StartHost, storage: Storage, tmp_path: Path) -> Callab
         process = start_host(name)
         output, _ = process.communicate(timeout=2 * PATIENCE_S)
         assert process.returncode == 0, (tmp_path / "errors").read_text()
-        assert registered(storage) == []
+        assert left_in_registry(storage, (tmp_path / "errors").read_text()) == []
         report: dict[str, object] = json.loads(output.decode().splitlines()[-1])
         return report
 
@@ -202,12 +202,7 @@ def test_a_killed_hosts_server_finishes_its_job_and_leaves_whatever_the_hosts_ch
             os.kill(told["own child"], signal.SIGKILL)
     job = wait_for_state(storage, told["job"], StateName.SUCCEEDED)
     assert (job.claim_seq, job.crashes) == (1, 0)
-    assert registered(storage) == []
-
-
-def registered(storage: Storage) -> list[str]:
-    """The ids of servers and workers that the registry names."""
-    return [one.id for one in storage.list_servers()] + [one.id for one in storage.list_workers()]
+    assert left_in_registry(storage, (tmp_path / "errors").read_text()) == []
 
 
 def family(storage: Storage) -> list[ProcessIdentity]:

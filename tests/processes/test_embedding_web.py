@@ -15,8 +15,8 @@ import pytest
 
 from qml_mp import host
 from qml_mp.storage.store import Storage
-from tests.processes.harness import PATIENCE_S, ROOT, wait_until
-from tests.processes.test_embedding import family, registered
+from tests.processes.harness import PATIENCE_S, ROOT, left_in_registry, wait_until
+from tests.processes.test_embedding import family
 
 SERVICE = "examples.fastapi_service:service"
 
@@ -53,7 +53,7 @@ def client(service: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[httpx.C
 
 @pytest.mark.fault(67)
 def test_requests_enqueue_jobs_and_read_results_and_miss_unknown_ones_and_sigterm_ends_everything(
-    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage
+    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage, tmp_path: Path
 ) -> None:
     accepted = client.post("/words", json={"text": "to be or not to be"})
 
@@ -73,7 +73,7 @@ def test_requests_enqueue_jobs_and_read_results_and_miss_unknown_ones_and_sigter
     assert refused.status_code == 422
     assert client_error(service) == 0
     assert not any(host.is_alive(one) for one in ours)
-    assert registered(storage) == []
+    assert left_in_registry(storage, (tmp_path / "log").read_text()) == []
 
 
 def client_error(service: subprocess.Popen[bytes]) -> int:
@@ -84,11 +84,11 @@ def client_error(service: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.fault(67)
 def test_a_killed_service_leaves_no_process(
-    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage
+    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage, tmp_path: Path
 ) -> None:
     ours = family(storage)
 
     service.kill()
 
     wait_until(lambda: not any(host.is_alive(one) for one in ours), what="the end of the server")
-    assert registered(storage) == []
+    assert left_in_registry(storage, (tmp_path / "log").read_text()) == []

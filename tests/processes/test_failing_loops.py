@@ -165,7 +165,7 @@ def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
 ) -> None:
     one = server("-w", "1", app=APP).start()
     with refusing(url, "UPDATE", "OLD.state = 'scheduled' AND NEW.state = 'enqueued'"):
-        waiting_id = storage.enqueue(Job.new("plain", at=datetime.now(UTC) + timedelta(seconds=1)))
+        waiting_id = storage.enqueue(Job.new("plain", at=datetime.now(UTC) + timedelta(seconds=3)))
         wait_until(lambda: REFUSAL in one.log(), what=one.log)
         storage.upsert_recurring_job(RecurringJob.new("often", "* * * * * *", "flaky"))
         wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log)

@@ -34,7 +34,7 @@ IN_FAILPOINTS = ("-m", "tests.failpoints")
 BEATS = {
     "QML_MP_ENABLE_HEARTBEAT": "yes",
     "QML_MP_HEARTBEAT_INTERVAL": "0.2",
-    "QML_MP_DEAD_SERVER_TIMEOUT": "2",
+    "QML_MP_DEAD_SERVER_TIMEOUT": "6",  # one that waits for a processor is not to be taken for dead
 }
 
 pytestmark = pytest.mark.fault(7)
@@ -106,7 +106,7 @@ def test_a_worker_that_a_peer_kills_is_charged_to_no_job_when_its_supervisor_goe
 
     def is_silent_for_long_enough() -> bool:
         (row,) = storage.list_servers()
-        return storage.now() - row.last_heartbeat > timedelta(seconds=2)
+        return storage.now() - row.last_heartbeat > timedelta(seconds=6)
 
     wait_until(is_silent_for_long_enough, what="its silence")
     os.kill(worker, signal.SIGKILL)  # as a peer does that reclaims a moment later

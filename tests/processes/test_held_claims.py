@@ -201,7 +201,9 @@ def test_a_claim_that_is_committed_after_its_worker_was_killed_is_settled_with_i
 def test_claims_that_worker_and_supervisor_both_give_back_are_not_called_lost(
     place: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.03] * 8), 1.0, *([0.03] * 4))
+    # Three times: a worker that starved until then may hold nothing beside the first long job, and a
+    # supervisor that has to wait for a processor may come too late for it.
+    ids = enqueue_naps(storage, "nap", *([*([0.03] * 8), 1.0] * 3), *([0.03] * 4))
     one = place("giveback.taken=stop", "-w", "1").start(ready=None)
     try:
         wait_until((tmp_path / "mark").exists, what=one.log)

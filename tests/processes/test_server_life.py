@@ -16,6 +16,8 @@ from qml_mp.core.state import StateName, Succeeded
 from qml_mp.errors import ServerAlreadyRunning, WorkerBootError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
+from qml_mp.supervisor import stopping
+from tests.failpoints import TIMES_TO_LEAVE
 from tests.processes.harness import PATIENCE_S, state_of, wait_for_state, wait_until
 
 
@@ -72,6 +74,13 @@ CONFIG = ServerConfig(
     enable_scheduler=False,
     shutdown_timeout=timedelta(seconds=PATIENCE_S),
 )
+
+
+@pytest.fixture(autouse=True)
+def _leaves_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of this process waits for storage at its end as long as tests wait for anything."""
+    for name in TIMES_TO_LEAVE:
+        monkeypatch.setattr(stopping, name, PATIENCE_S)
 
 
 def test_server_start_stop(storage: Storage, tmp_path: Path) -> None:

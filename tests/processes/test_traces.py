@@ -50,14 +50,16 @@ def the_attempt_of(folder: Path, job_id: str) -> Span:
     return span
 
 
-def burst(server: MakeServer, folder: Path, enqueue: Callable[[], _Sent], *flags: str) -> _Sent:
+def burst(
+    server: MakeServer, folder: Path, enqueue: Callable[[], _Sent], *flags: str, **environment: str
+) -> _Sent:
     """Enqueue, and run all of it; what was enqueued. Once more where a worker had to wait for a processor for
     so long that it was killed when it should leave: what it had not exported is lost then."""
     while True:
         for name in ("spans", "server.log"):
             (folder / name).unlink(missing_ok=True)
         sent = enqueue()
-        one = server(*(flags or ("-w", "1")), "--burst", app=APP).start(ready=None)
+        one = server(*(flags or ("-w", "1")), "--burst", app=APP, **environment).start(ready=None)
         assert one.wait() == 0, one.log()
         if "does not leave; killing it" not in one.log():
             return sent
@@ -199,13 +201,10 @@ def test_the_span_of_a_job_past_its_time_limit_ends_as_a_timeout(
     dies = method.endswith("nothing")
     # A crowded machine does not use up the first: by then the one that heeds nothing holds the lock.
     graces = {**SOON, "QML_MP_CANCEL_GRACE": "3"} if dies else {**SOON, "QML_MP_TERM_GRACE": "60"}
-    one = server("-w", "1", "--burst", app=APP, **graces)
-    job_id = enqueue(storage, method)
 
-    one.start(ready=None)
+    job_id = burst(server, tmp_path, lambda: enqueue(storage, method), **graces)
 
     wait_for_state(storage, job_id, StateName.FAILED)
-    one.wait()
     if not attempts_of(tmp_path, job_id):  # the only worker died: the next one exports it
         server("-w", "1", app=APP).start()
     span = the_attempt_of(tmp_path, job_id)
