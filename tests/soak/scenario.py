@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from tests.processes.harness import left_in_registry
 from tests.soak.ground import Ground, fresh_ground
 from tests.soak.judge import Evidence, Findings, Kills, judge
 from tests.soak.report import Row, Stopwatch
@@ -123,17 +124,10 @@ def nothing_left(ground: Ground, *, claims: bool = True) -> tuple[str, ...]:
     problems = [f"process {pid} is left" for pid in ground.leftovers()]
     if claims and ground.storage.claims() and not _too_slow_to_settle(ground):
         problems.append(f"{len(ground.storage.claims())} claims are left; {_last_lines(ground)}")
-    servers = [row.id for row in ground.storage.list_servers()]
-    workers = [row.id for row in ground.storage.list_workers() if row.server_id not in servers]
-    if claims and (workers or (servers and len(servers) > _too_slow_to_leave(ground))):
-        problems.append(f"registry rows are left: {servers + workers}; {_last_lines(ground)}")
+    left = left_in_registry(ground.storage, _log(ground))
+    if claims and left:
+        problems.append(f"registry rows are left: {left}; {_last_lines(ground)}")
     return tuple(problems)
-
-
-def _too_slow_to_leave(ground: Ground) -> int:
-    """How many servers have said that they stand in the registry still: a storage that is slow or away keeps
-    none of them, and one that waits for a processor is slow. The next one on the machine finds them."""
-    return _log(ground).count("Could not leave the registry")
 
 
 def _too_slow_to_settle(ground: Ground) -> bool:

@@ -89,6 +89,12 @@ class Pair:
             wait_s = self.beat_s if sooner is None else min(self.beat_s, sooner.total_seconds())
             self.clock.passes(max(0.01, wait_s))
 
+    def judge_beats_with_a_peer_that_does_so_rarely(self, times: int, *, every_s: float) -> None:
+        """The peer in the end, and is registered each time."""
+        for _ in range(times):
+            self.judge_beats_for(every_s)
+            assert self.peer_beats()
+
     def peer_tells(self, *, dead_server_timeout: str) -> None:
         """It may beat as rarely as that allows."""
         setting = ToldSetting(name="dead_server_timeout", value=dead_server_timeout, source="the code")
@@ -357,9 +363,7 @@ def test_a_peer_that_has_told_a_longer_timeout_is_taken_over_after_that(
 ) -> None:
     one = pair(sleeper if is_seen else UNSEEN, on_one_machine=False, **SHORT)
     one.peer_tells(dead_server_timeout="1m")
-    for _ in range(12):
-        one.judge_beats_for(10)
-        assert one.peer_beats()
+    one.judge_beats_with_a_peer_that_does_so_rarely(12, every_s=10)
 
     one.judge_beats_for(59)
     assert not one.is_taken_over()
@@ -375,9 +379,7 @@ def test_a_peer_that_has_told_a_longer_timeout_and_slept_as_long_with_its_judge_
 ) -> None:
     one = pair(on_one_machine=False, **SHORT)
     one.peer_tells(dead_server_timeout="1m")
-    for _ in range(12):
-        one.judge_beats_for(10)
-        assert one.peer_beats()
+    one.judge_beats_with_a_peer_that_does_so_rarely(12, every_s=10)
 
     one.clock.passes(70)
     one.judge_beats_for(15)
@@ -389,9 +391,7 @@ def test_on_one_machine_a_peer_outlives_a_timeout_that_is_shorter_than_its_pause
     one = pair(dead_server_timeout=timedelta(seconds=1.5), heartbeat_interval=timedelta(seconds=0.5))
     one.peer_tells(dead_server_timeout="1m")
 
-    for _ in range(60):
-        one.judge_beats_for(2)
-        assert one.peer_beats()
+    one.judge_beats_with_a_peer_that_does_so_rarely(60, every_s=2)
 
     one.judge_beats_for(65)
     assert one.is_taken_over()
