@@ -126,8 +126,9 @@ def _run_until(stage: Stage, role: Role, fewest: int) -> int:
             # The cheap look first: a job ends after its run, and nothing has to ask the database until then.
             _ended_runs(stage) >= fewest
             and _all_done(stage.storage)
-            # Before it is registered, a SIGTERM would find no handler.
-            and supervisor.pid in _registered(stage.storage)
+            # Before it is registered, a SIGTERM would find no handler; and to prove the one before it dead
+            # may take longer than a start waits for.
+            and _registered(stage.storage) == {supervisor.pid}
         )
 
     try:
@@ -173,8 +174,9 @@ def _faults(stage: Stage, ids: list[str]) -> Iterator[str]:
     yield from faults_of_deaths(log)
     yield from (f"ended and taken away: {one}" for one in ended_and_taken_away(lines, log, attempts))
     yield from (f"process {pid} is left" for pid in {line.pid for line in lines} if not is_gone(pid))
-    if stage.storage.claims() or stage.storage.list_servers() or stage.storage.list_workers():
-        yield "claims or rows of the registry are left"
+    left = [*stage.storage.claims(), *stage.storage.list_servers(), *stage.storage.list_workers()]
+    if left:
+        yield f"left behind: {left}; {_tail(stage)}"
 
 
 def _tail(stage: Stage) -> str:

@@ -19,7 +19,6 @@ from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
-from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Fetch
@@ -130,7 +129,9 @@ def test_one_that_dies_while_the_dead_are_looked_for_leaves_its_workers_the_grac
         assert leaving() == {peer.id}
 
 
-def test_a_worker_of_a_dead_one_that_registers_while_the_others_are_proved_dead_keeps_its_job(
+@pytest.mark.parametrize("is_lasting", [False, True], ids=["killed", "cannot be killed"])
+def test_a_worker_of_a_dead_one_that_registers_while_the_others_are_proved_dead_has_to_be_dead_too(
+    is_lasting: bool,
     process: subprocess.Popen[bytes],
     other_process: subprocess.Popen[bytes],
     tmp_path: Path,
@@ -161,12 +162,17 @@ def test_a_worker_of_a_dead_one_that_registers_while_the_others_are_proved_dead_
 
         monkeypatch.setattr(storage, "list_workers", while_it_registers)
 
-        with pytest.raises(StorageUnavailable, match="new worker"):
-            reclaim_from_dead_neighbours(storage, run, [peer])
-        assert [claim.job.id for claim in storage.claims()] == [job_id]
+        if is_lasting:
+            monkeypatch.setattr(sweep, "kill_stranger", lambda _: None)
+        reclaimed = reclaim_from_dead_neighbours(storage, run, [peer], proof_s=0.05 if is_lasting else 60)
 
-        assert reclaim_from_dead_neighbours(storage, run, [peer], proof_s=60).jobs == 1
-        assert other_process.wait() == -signal.SIGKILL
+        if is_lasting:
+            assert (reclaimed.jobs, reclaimed.left, reclaimed.unkilled) == (0, {peer.id}, {peer.id})
+            assert [claim.job.id for claim in storage.claims()] == [job_id]
+        else:
+            assert (reclaimed.jobs, reclaimed.left, reclaimed.unkilled) == (1, set(), set())
+            assert other_process.wait() == -signal.SIGKILL
+            assert (storage.list_servers(), list_workers()) == ([], [])
 
 
 def test_workers_of_a_dead_one_that_may_not_be_killed_are_tried_with_growing_pauses_and_told_once(

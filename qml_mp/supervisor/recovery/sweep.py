@@ -128,23 +128,26 @@ def reclaim_from_dead_neighbours(
     }
 
     def reclaim(server: ServerInfo) -> None:
-        workers = {each.id: each.process for each in storage.list_workers() if each.server_id == server.id}
+        workers = _workers_of(storage, server)
         if server.id in leaving:
-            is_over = all(host.is_alive(worker) is False for worker in workers.values())
-            is_over = is_over and not is_held(server.process)
-        else:
-            is_over = all_proved_dead(workers.values(), proof_s=proof_s, is_told=server.id in told)
-            if not is_over:
-                unkilled.add(server.id)
-            is_over = is_over and _guardian_is_done(server.process, proof_s=proof_s)
-        if is_over:
-            # One that was booting may have registered since: it learns of the death at its next look.
+            if any(host.is_alive(worker) is not False for worker in workers.values()):
+                return
+        elif not all_proved_dead(workers.values(), proof_s=proof_s, is_told=server.id in told):
+            unkilled.add(server.id)
+            return
+        if not _guardian_is_done(server.process, proof_s=0 if server.id in leaving else proof_s):
+            return
+        try:
             count = _reclaim(storage, run, server.id, dead_workers=workers.keys(), giving_back=giving_back)
-            left.discard(server.id)
-            is_done = giving_back is None or server.id not in giving_back.unfinished
-            if count or (is_done and server.id not in leaving):  # others see it leave in the same moment
-                run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
-            counts.append(count)
+        except StorageUnavailable:
+            if _workers_of(storage, server).keys() <= workers.keys():
+                raise
+            return reclaim(server)  # one that was booting has registered since: it has to be dead, too
+        left.discard(server.id)
+        is_done = giving_back is None or server.id not in giving_back.unfinished
+        if count or (is_done and server.id not in leaving):  # others see it leave in the same moment
+            run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
+        counts.append(count)
 
     each_by_itself([server for server in servers if server.id in left], reclaim)
     return Reclaimed(jobs=sum(counts), left=left, unkilled=unkilled)
@@ -154,8 +157,7 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
     """Whether its process, or one of its workers', is known to run."""
     if host.is_alive(server.process):
         return True
-    workers = (worker.process for worker in storage.list_workers() if worker.server_id == server.id)
-    return any(host.is_alive(worker) for worker in workers)
+    return any(host.is_alive(worker) for worker in _workers_of(storage, server).values())
 
 
 def all_proved_dead(
@@ -211,6 +213,11 @@ def each_by_itself(
                 break
     if refused is not None:
         raise refused
+
+
+def _workers_of(storage: Storage, server: ServerInfo) -> dict[str, ProcessIdentity]:
+    """By id, those that are registered."""
+    return {each.id: each.process for each in storage.list_workers() if each.server_id == server.id}
 
 
 def _reclaim(
