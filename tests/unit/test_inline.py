@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,10 +33,10 @@ from qml_mp import (
     WorkerContext,
     WorkerResult,
     inline,
+    inline_calls,
 )
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import AttemptKind, Outcome
-from qml_mp.inline_calls import Calls
 from qml_mp.storage.values import Finished
 from tests.until import PATIENCE_S, wait_until
 
@@ -432,11 +432,26 @@ class TakenByAnother:
             self.raised.append(error)
 
 
+class NotingCondition(threading.Condition):
+    """Notes who waits for it. Of a thread that runs, the frames cannot be walked: they go as one looks."""
+
+    waiting: ClassVar[set[int | None]] = set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waiting.add(threading.get_ident())
+        try:
+            return super().wait(timeout)
+        finally:
+            self.waiting.discard(threading.get_ident())
+
+
+@pytest.fixture(autouse=True)
+def note_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inline_calls, "threading", SimpleNamespace(Condition=NotingCondition))
+
+
 def waits_for_others(thread: threading.Thread) -> bool:
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and frame.f_code is not threading.Condition.wait.__code__:
-        frame = frame.f_back
-    return frame is not None and frame.f_back is not None and frame.f_back.f_code is Calls.take.__code__
+    return thread.ident in NotingCondition.waiting
 
 
 def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
