@@ -14,13 +14,14 @@ from qml_mp.storage.store import Storage
 from tests.browser.conftest import Site, served
 from tests.browser.watching import PHONE, Watched
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.leaving import leaving_patiently
 from tests.storage.test_registry import server as registered
 
 
 @pytest.fixture(scope="module")
 def server(servers: Callable[..., Server]) -> Server:
     """One that runs."""
-    return servers("-w", "2", "--server-name", "blue").start(ready=2)
+    return leaving_patiently(servers)("-w", "2", "--server-name", "blue").start(ready=2)
 
 
 def ended(storage: Storage, kind: ActKind) -> str | None:

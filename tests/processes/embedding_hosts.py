@@ -40,6 +40,7 @@ from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import app
 from tests.processes.harness import wait_for_state, wait_until
 from tests.processes.journal import read_journal
+from tests.storage.helpers import patient_url
 
 CONFIG = ServerConfig(worker_count=2, server_name="embedded")
 NAME = "tests.processes.apps_faults:app"
@@ -475,6 +476,6 @@ def surroundings() -> object:
 if __name__ == "__main__":
     name, url, path = sys.argv[1:]
     host: Callable[[Storage, Path], Report] = globals()[name]
-    print(json.dumps(host(open_storage(url), Path(path))))
+    print(json.dumps(host(open_storage(patient_url(url)), Path(path))))
     sys.stdout.flush()
     os._exit(0) if threading.active_count() > 1 else None

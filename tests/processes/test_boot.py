@@ -107,7 +107,7 @@ def test_a_stop_while_the_app_is_imported_ends_the_server(
     os.kill(first_process(one) if prefix else one.pid, signal.SIGTERM)
 
     assert one.wait() == expected, one.log()
-    assert storage.list_servers() == []
+    assert left_in_registry(storage, one.log()) == []
 
 
 @pytest.mark.fault(60)

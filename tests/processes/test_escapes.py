@@ -25,6 +25,7 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
+from tests.processes.leaving import leaving_patiently
 from tests.processes.test_crashes import guardian_of
 
 MakeServer = Callable[..., Server]
@@ -37,6 +38,11 @@ IN_A_GROUP_OF_ITS_OWN = (
     sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
 """So that the escaped jobs do not end up in the group of the tests."""
+
+
+@pytest.fixture
+def server(server: MakeServer) -> MakeServer:
+    return leaving_patiently(server)
 
 
 @pytest.fixture

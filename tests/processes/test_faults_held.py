@@ -61,8 +61,9 @@ def start_of(ground: Ground, job_id: str) -> Line:
 
 
 def end_all(ground: Ground, server: Server) -> None:
-    """Wait for the end of all jobs, and stop the server."""
+    """Wait for the end of all jobs and of those before the server, and stop it."""
     wait_until(lambda: not ground.audit.unfinished(), what=f"the end; {server.log()[-3000:]}")
+    wait_until(lambda: ground.is_alone(server), what=f"the end of others; {server.log()[-3000:]}")
     assert server.stop() == 0
 
 

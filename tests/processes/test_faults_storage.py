@@ -21,6 +21,7 @@ from tests.processes.bad_disk import BadDisk, failing_disk, small_disk
 from tests.processes.harness import (
     Server,
     enqueue,
+    left_in_registry,
     state_of,
     stop_between_writes,
     wait_for_state,
@@ -214,7 +215,7 @@ def test_while_another_program_keeps_the_lock_the_server_stops_on_time(
     job = wait_for_state(storage, running_id, StateName.SUCCEEDED)
     assert (job.failures, job.crashes) == (0, 0)
     assert two.stop() == 0
-    assert storage.list_servers() == []
+    assert left_in_registry(storage, two.log()) == []
 
 
 @pytest.mark.fault(44)

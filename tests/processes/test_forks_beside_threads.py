@@ -10,6 +10,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT
+from tests.storage.helpers import patient_url
 
 WITHIN_S = 120.0
 PREPARE = """
@@ -67,7 +68,7 @@ thread.join()
 DURING_A_WAIT_FOR_A_ROW = """
 import psycopg
 
-server, _, schema = sys.argv[1].rpartition("?schema=")
+server, _, schema = sys.argv[1].rpartition("&schema=")
 handle = work.enqueue()
 with psycopg.connect(server) as somebody, psycopg.connect(server, autocommit=True) as seen:
     somebody.execute(f'SELECT 1 FROM "{schema}".jobs WHERE id = %s FOR UPDATE', [handle.id])
@@ -95,14 +96,14 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_child_forked_during_a_threads_first_enqueue_enqueues(
     storage: Storage, url: str, module: str
 ) -> None:
-    done = run(DURING_THE_FIRST_USE, url, module)
+    done = run(DURING_THE_FIRST_USE, patient_url(url), module)
 
     assert done.returncode == 0, done.stderr
     assert storage.job_counts()[StateName.ENQUEUED] == 2
 
 
 def test_children_forked_while_a_thread_enqueues_enqueue(storage: Storage, url: str) -> None:
-    done = run(DURING_MANY_USES, url)
+    done = run(DURING_MANY_USES, patient_url(url))
 
     assert done.returncode == 0, done.stderr
     assert storage.job_counts()[StateName.ENQUEUED] > 40
@@ -110,7 +111,7 @@ def test_children_forked_while_a_thread_enqueues_enqueue(storage: Storage, url: 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_a_child_forked_while_a_thread_waits_for_a_row_enqueues(storage: Storage, url: str) -> None:
-    done = run(DURING_A_WAIT_FOR_A_ROW, url)
+    done = run(DURING_A_WAIT_FOR_A_ROW, patient_url(url))
 
     assert done.returncode == 0, done.stderr
     assert storage.job_counts()[StateName.ENQUEUED] >= 1  # the child's; the other may be cancelled by now

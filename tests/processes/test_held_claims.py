@@ -15,12 +15,18 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, state_of, wait_until
+from tests.processes.leaving import leaving_patiently
 from tests.storage_rows import hold_writes, pause_writes
 
 MakeServer = Callable[..., Server]
 METHODS = ("nap", "nap_with_the_lock")  # one that can be asked, and one that hears nothing
 LONG_S = 120.0
 HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
+
+
+@pytest.fixture
+def server(server: MakeServer) -> MakeServer:
+    return leaving_patiently(server)
 
 
 def enqueue_naps(storage: Storage, method: str, *lengths_s: float) -> list[str]:

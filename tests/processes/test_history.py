@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -20,8 +19,8 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.history import MINUTE, HistoryPoint
 from qml_mp.storage.store import Storage
-from tests.failpoints import LEAVES_PATIENTLY
 from tests.processes.harness import Server, wait_until
+from tests.processes.leaving import leaving_patiently
 from tests.storage_rows import hold_writes, pause_writes
 
 MakeServer = Callable[..., Server]
@@ -29,15 +28,8 @@ MakeServer = Callable[..., Server]
 
 @pytest.fixture
 def server(server: MakeServer) -> MakeServer:
-    """Makes servers that wait for storage at their end as long as tests do: what is counted last is written
-    then."""
-
-    def make(*flags: str, **given: Any) -> Server:
-        one = server(*flags, **{LEAVES_PATIENTLY: "1", **given})
-        one.program = ("-m", "tests.failpoints", "")
-        return one
-
-    return make
+    """What is counted last is written."""
+    return leaving_patiently(server)
 
 
 APP = "tests.processes.apps_history:app"

@@ -28,6 +28,7 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
+from tests.processes.leaving import leaving_patiently
 
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
@@ -36,6 +37,11 @@ PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way, however late their process gets a processor."""
 LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "3"}
 """For jobs that do not: however late they begin, nothing ends them where they are interrupted."""
+
+
+@pytest.fixture
+def server(server: MakeServer) -> MakeServer:
+    return leaving_patiently(server)
 
 
 def with_limit(storage: Storage, method: str, **arguments: float) -> str:
@@ -246,7 +252,7 @@ NO_HANDLER = pytest.mark.parametrize(
 def test_a_job_that_dies_of_the_interruption_for_its_limit_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
-    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+    one = server("-w", "1", app=LEFTOVERS, **{**LATE, "QML_MP_TERM_GRACE": "600"}).start()
 
     job_id = with_limit(storage, method)
 

@@ -18,6 +18,7 @@ from qml_mp.storage.store import Storage
 from tests.processes.cgroup import no_strikes
 from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_until
 from tests.processes.side import children, get, scrape, served_at, side_pid
+from tests.storage.helpers import patient_url
 
 
 @pytest.fixture
@@ -222,8 +223,8 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import BY_DEFAULT
 
 storage_looks._FRESH_S = 0.0
-storage = open_storage({url!r})
-looks = storage_looks.StorageLooks(open_storage({url!r}))
+storage = open_storage({patient_url(url)!r})
+looks = storage_looks.StorageLooks(open_storage({patient_url(url)!r}))
 
 def tell():
     queues = None
@@ -272,7 +273,7 @@ from qml_mp.storage.open import open_storage
 
 storage_looks._FRESH_S, storage_looks.MOST_NAMES = 0.0, 1
 storage_looks._PATIENCE_S = 60.0  # else a late look has the figures of the one before
-storage = open_storage({url!r})
+storage = open_storage({patient_url(url)!r})
 storage.migrate()
 looks = storage_looks.StorageLooks(storage)
 for name in ("zeta", "alpha"):
@@ -302,7 +303,7 @@ from qml_mp.storage.open import open_storage
 
 storage_looks._PATIENCE_S, storage_looks._FRESH_S = 0.2, 0.0
 storage_looks._COUNTING_S = storage_looks._FIGURES_KEPT_S = float("inf")  # however this process is held up
-storage = open_storage({url!r})
+storage = open_storage({patient_url(url)!r})
 count, may_count = storage.queue_stats, threading.Event()
 
 def count_when_told(*, among):

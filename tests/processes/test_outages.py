@@ -17,6 +17,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.helpers import patient_url
 
 APP = "tests.processes.apps_storage_faults:app"
 OBSERVED_S = 2.0
@@ -43,7 +44,7 @@ def test_a_server_without_storage_waits_and_does_not_spin(
     one = server("-w", "1", app=APP)
     one.url = through_proxy
     one.start()
-    storage = open_storage(through_proxy)
+    storage = open_storage(patient_url(through_proxy))
     enqueue(storage, "gated", gate=str(tmp_path / "gate"))
     wait_until(one.journal, what=one.log)
     storage.close()

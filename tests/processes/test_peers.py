@@ -112,11 +112,12 @@ def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_serv
 def test_a_job_of_a_killed_supervisor_has_ended_before_a_server_of_another_machine_runs_it_again(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60", **HEARTBEAT).start()
+    late = {**HEARTBEAT, "QML_MP_DEAD_SERVER_TIMEOUT": "12"}  # a third of it is what the job's end may take
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60", **late).start()
     enqueue(storage, "stubborn")
     first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
     move_server_elsewhere(storage, row_of(one, storage).id)
-    two = server("-w", "1", **HEARTBEAT).start()
+    two = server("-w", "1", **late).start()
 
     os.kill(one.pid, signal.SIGKILL)
 

@@ -181,7 +181,7 @@ def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
 
     assert one.wait(within_s=8.0) == 0, one.log()
     assert "started (pid" not in one.log()
-    assert storage.list_servers() == []
+    assert left_in_registry(storage, one.log()) == []
 
 
 def test_a_server_whose_database_says_nothing_any_more_while_it_starts_says_so_and_starts_no_worker(

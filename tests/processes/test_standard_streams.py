@@ -15,6 +15,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, Server, enqueue, result_of, wait_for_state, wait_until
+from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
@@ -133,7 +134,9 @@ def test_a_producer_without_standard_streams_has_no_connection_in_their_place(
     )
     report = tmp_path / "report"
 
-    subprocess.run([*CLOSING, sys.executable, "-c", program, url, str(report)], cwd=ROOT, check=True)
+    subprocess.run(
+        [*CLOSING, sys.executable, "-c", program, patient_url(url), str(report)], cwd=ROOT, check=True
+    )
 
     assert json.loads(report.read_text()) == ["/dev/null"] * 3
 

@@ -34,8 +34,14 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
+from tests.processes.leaving import leaving_patiently
 
 MakeServer = Callable[..., Server]
+
+
+@pytest.fixture
+def server(server: MakeServer) -> MakeServer:
+    return leaving_patiently(server)
 
 
 def started(one: Server, job_id: str) -> int:

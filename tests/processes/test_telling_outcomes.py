@@ -19,6 +19,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult
 from tests.processes.harness import ROOT, Server, wait_for_state, wait_until
+from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
 TOLD = "tests.processes.apps_outcomes:told"
@@ -127,7 +128,7 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
         ),
         (
             "hang on",
-            2,  # until then it is where nothing interrupts it
+            4,  # until then it is where nothing interrupts it
             "0.3",
             "attempt 1 passed its time limit, retry in 50ms: "
             "JobTimeout: The job passed its time limit, did not end when asked, and was killed.",
@@ -199,7 +200,7 @@ def test_in_a_host_that_configures_no_logging_a_failure_still_reaches_standard_e
     url: str, tmp_path: Path
 ) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", HOST, url],
+        [sys.executable, "-c", HOST, patient_url(url)],
         cwd=ROOT, env=os.environ | {"TOLD_FILE": str(tmp_path / "told")}, capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip

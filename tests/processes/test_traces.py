@@ -21,6 +21,7 @@ from qml_mp.otel import OpenTelemetry
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_traces:app"
@@ -82,7 +83,7 @@ def test_an_attempt_is_linked_to_its_enqueue_and_its_code_runs_within_it(
 ) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    producer = QmlApp(url, tracing=OpenTelemetry(provider))
+    producer = QmlApp(patient_url(url), tracing=OpenTelemetry(provider))
 
     def send() -> str:
         exporter.clear()

@@ -26,6 +26,7 @@ from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.processes.harness import Server, wait_until
 from tests.processes.journal import Line, parse_journal, read_journal
+from tests.storage.helpers import patient_url
 
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
@@ -78,6 +79,12 @@ class Ground:
             for info in self.storage.list_workers()
             if info.server_id in own and host.is_alive(info.process)
         ]
+
+    def is_alone(self, server: Server) -> bool:
+        """Whether nothing is registered but this server and its workers: all before it are proved dead."""
+        own = {info.id for info in self.storage.list_servers() if info.process.pid == server.pid}
+        others = {info.id for info in self.storage.list_servers()} - own
+        return bool(own) and not others and {info.server_id for info in self.storage.list_workers()} <= own
 
     def journal(self) -> list[Line]:
         """All that the jobs wrote."""
@@ -133,7 +140,7 @@ def fresh_ground(backend: str, postgres_url: str | None, *, seed: object) -> Ite
         if backend == "postgres":
             assert postgres_url is not None
             url = cleanup.enter_context(_fresh_schema(postgres_url))
-        storage = cleanup.enter_context(contextlib.closing(open_storage(url)))
+        storage = cleanup.enter_context(contextlib.closing(open_storage(patient_url(url))))
         storage.migrate()
         audit = cleanup.enter_context(contextlib.closing(Audit(url)))
         audit.install()

@@ -72,9 +72,12 @@ class _Battle:
     broken: list[str] = field(default_factory=list)
 
     def is_up(self) -> bool:
-        """Whether the server works, or has ended by itself."""
+        """Whether the server works and has given back all of those before it, which a stop would leave to the
+        next one; or whether it has ended by itself."""
         assert self.server.process is not None
-        return self.server.process.poll() is not None or bool(self.ground.workers(self.server))
+        if self.server.process.poll() is not None:
+            return True
+        return self.ground.is_alone(self.server) and bool(self.ground.workers(self.server))
 
     def kill_a_worker(self) -> None:
         """SIGKILL to a random live worker, of whatever run of the server."""

@@ -14,6 +14,7 @@ from qml_mp.storage.waits import EndedJobs
 from tests.soak.ground import Ground, fresh_ground
 from tests.soak.report import Row, median_and_p99, quantile
 from tests.soak.scenario import Task, nothing_left
+from tests.storage.helpers import patient_url
 
 _WORKERS = 2
 _PER_S = 50
@@ -28,7 +29,7 @@ def run_waiting(task: Task) -> Row:
     """As many handles as the count says, in one `wait_all`, and again in one `as_completed`."""
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
         server = ground.start(ground.server("-w", str(_WORKERS)), ready=_WORKERS)
-        with closing(QmlApp(ground.url)) as app:
+        with closing(QmlApp(patient_url(ground.url))) as app:
             statements = _Statements(app)
             handles = app.enqueue_many(_jobs(task.count))
             results = app.wait_all(handles, _LONGEST)
