@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.memory_folder import remove_orphaned_folders
@@ -22,6 +23,7 @@ from qml_mp.supervisor.wait import wait_for
 logger = logging.getLogger(__name__)
 
 _PROOF_AT_START_S = 2.0
+_RECOVER_WITHIN_S = 2.0  # a worker that died a moment ago may have left the database something to commit
 _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
@@ -31,23 +33,34 @@ def join(storage: Storage, run: Run, *, declarations: DeclarationsLoop, urgent_f
 
     Other writers are waited for a little: they are not worth a start that fails. Raises `StorageError`.
     """
+
+    def beside_others(step: Callable[[], None], *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                return step()
+            except StorageUnreachable:
+                raise
+            except StorageUnavailable as error:
+                if run.stop.has_begun or time.monotonic() >= deadline:
+                    raise
+                logger.debug("The start waits for storage: %s", error)
+            urgent_first.between(until=time.monotonic() + _PAUSE_AT_START_S)
+
+    def register() -> None:
+        storage.check_rights()  # one who may register may yet have no right to what the loops write to
+        run.registration.register(storage)
+        declarations.tick(storage)
+
     for caveat in storage.caveats:
         logger.warning("Storage %s: %s", storage.display_url, caveat)
-    _recover(storage, run)
-    deadline = time.monotonic() + DEFAULT_PATIENCE.total_seconds()
-    while True:
-        try:
-            storage.check_rights()  # one who may register may yet have no right to what the loops write to
-            run.registration.register(storage)
-            declarations.tick(storage)
-            return
-        except StorageUnreachable:
-            raise
-        except StorageUnavailable as error:
-            if run.stop.has_begun or time.monotonic() >= deadline:
-                raise
-            logger.debug("The start waits for storage: %s", error)
-        urgent_first.between(until=time.monotonic() + _PAUSE_AT_START_S)
+    try:
+        beside_others(lambda: _recover(storage, run), within_s=_RECOVER_WITHIN_S)
+    except (StorageUnreachable, SchemaMismatch):
+        raise
+    except StorageError as error:  # one job that is refused keeps no server from running the others
+        logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
+    beside_others(register, within_s=DEFAULT_PATIENCE.total_seconds())
 
 
 def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, history: HistoryLoop) -> None:
@@ -98,21 +111,14 @@ def _tell_of_rest(settling: SettleLoop, trouble: StorageError | None) -> None:
 
 
 def _recover(storage: Storage, run: Run) -> None:
-    """One job that storage refuses to give back keeps no server from running the others.
-
-    Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
+    """Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
     sent some for long enough itself, and without heartbeats it takes a second look. So are those of which
     only the age of their jobs can tell: nothing tells yet whether the clock was set ahead.
     """
-    try:
-        remove_orphaned_folders()
-        reclaim_from_dead_neighbours(storage, run, storage.list_servers(), proof_s=_PROOF_AT_START_S)
-        reading = read_clock(storage, run)
-        release_stranded_jobs(storage, run, reading, Silences(), spare_registered=True)
-    except (StorageUnreachable, SchemaMismatch):
-        raise
-    except StorageError as error:
-        logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
+    remove_orphaned_folders()
+    reclaim_from_dead_neighbours(storage, run, storage.list_servers(), proof_s=_PROOF_AT_START_S)
+    reading = read_clock(storage, run)
+    release_stranded_jobs(storage, run, reading, Silences(), spare_registered=True)
 
 
 def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop, desk: ActDesk) -> bool:

@@ -29,6 +29,8 @@ class ServerRegistration:
         self._clock = clock
         self._events = events
         self.id = new_server_id(config.server_name)
+        self.has_row = False
+        """Whether this id is known to have been written: who does not find it then knows it was removed."""
         self.says = SelfDescription(queues=tuple(config.queues), methods=facts.methods)
         """As it should stand in the row; `is_outdated` until it does."""
         self._written = self.says
@@ -110,7 +112,7 @@ class ServerRegistration:
                 acts=ALL_ACTS,
             )
         )
-        self._written = says
+        self.has_row, self._written = True, says
         if self._config.enable_heartbeat:
             self.note_heard(began=began)  # peers count from there on
 
@@ -124,6 +126,6 @@ class ServerRegistration:
     def renew_id(self) -> str:
         """A peer declared this run dead: go on as a new one, whose claims are nobody else's; its id. It has
         to be registered."""
-        old_id, self.id = self.id, new_server_id(self._config.server_name)
+        old_id, self.id, self.has_row = self.id, new_server_id(self._config.server_name), False
         self._events.emit(ServerDeclaredDead(server_id=old_id, goes_on_as=self.id))
         return self.id

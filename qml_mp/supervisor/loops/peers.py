@@ -60,6 +60,7 @@ class HeartbeatLoop(Loop):
         if heard is None:
             _go_on_as_another(storage, self._run)
             return None
+        self._run.registration.has_row = True
         if heard.is_asked:
             self._on_asked()
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
@@ -158,7 +159,9 @@ class NeighbourLoop(Loop):
 
     def tick(self, storage: Storage) -> timedelta | None:
         servers = storage.list_servers()
-        if self._run.registration.id not in {server.id for server in servers}:
+        if self._run.registration.id in {server.id for server in servers}:
+            self._run.registration.has_row = True
+        else:
             _go_on_as_another(storage, self._run)
         self._neighbours.watch(servers)
         leaving = self._neighbours.leaving()
@@ -236,7 +239,8 @@ def _note_reclaimed(run: Run, server_id: str, count: int, *, was_silent: bool) -
 
 def _go_on_as_another(storage: Storage, run: Run) -> None:
     """The own row is gone: a peer has declared this server dead and given its jobs to others. So end them
-    here, and go on under a new id."""
+    here, and go on under a new id: one, however often its row has to be tried."""
     run.pool.kill_all(CancelReason.ORPHANED)
-    run.pool.rename(run.registration.renew_id())
+    if run.registration.has_row:
+        run.pool.rename(run.registration.renew_id())
     run.registration.register(storage)

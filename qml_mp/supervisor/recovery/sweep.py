@@ -139,8 +139,8 @@ def reclaim_from_dead_neighbours(
             return
         try:
             count = _reclaim(storage, run, server.id, dead_workers=workers.keys(), giving_back=giving_back)
-        except StorageUnavailable:
-            if _workers_of(storage, server).keys() <= workers.keys():
+        except StorageUnavailable as error:
+            if isinstance(error, StorageUnreachable) or _workers_of(storage, server).keys() <= workers.keys():
                 raise
             return reclaim(server)  # one that was booting has registered since: it has to be dead, too
         left.discard(server.id)
