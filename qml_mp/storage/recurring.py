@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -71,14 +71,13 @@ class RecurringStore(Operations):
         templates: Sequence[RecurringJob],
         *,
         spec: str = "",
-        prune: bool,
-        spared_methods: Iterable[str] = (),
+        removing: Collection[RecurringJob] = (),
     ) -> Followed:
         """Store the templates that the code of this app declares, as `upsert_recurring_job` does, from now on
-        by the database's clock; `prune`: and delete those that it no longer does, save those of the methods
-        spared. A second call is harmless.
+        by the database's clock; `removing`: and delete those that it no longer does, as they were looked at.
+        A second call is harmless.
 
-        Templates of other apps and of people are left alone. An app without a name ("") deletes none. What
+        Templates of other apps and of people are left alone, and what newer code has declared since. What
         the app of the same "module:attribute" (`spec`) in another folder has declared is taken over, when
         this one declares it too, and never deleted. One whose zone this machine does not know is left as it
         is, also when nobody has stored it yet.
@@ -105,9 +104,10 @@ class RecurringStore(Operations):
                     added.append(template.id)
                 elif stored is not held:
                     changed.append(template.id)
-            if prune and app:
-                others = {"app": app, "ids": [each.id for each in templates], "spared": list(spared_methods)}
-                rows = transaction.run(self._db.queries.recurring.remove_others, others).rows()
+            if removing:
+                which = {"app": app, "ids": [each.id for each in removing]}
+                which["methods"] = sorted({each.method for each in removing})
+                rows = transaction.run(self._db.queries.recurring.remove_of, which).rows()
                 removed = sorted(text_of(row["id"]) for row in rows)
         return Followed(
             added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused,

@@ -22,8 +22,6 @@ class RecurringQueries:
     None: any). No firing waits any more."""
     remove: str
     """id: delete it."""
-    remove_others: str
-    """app, ids, spared: delete the app's templates but these, and but those of the methods spared; id."""
     remove_of: str
     """app, ids, methods: delete those of the app's templates that are of one of these methods; id."""
     get: str

@@ -96,7 +96,7 @@ def test_the_list_fits_in_80_columns_with_source_next_firing_and_newest_job(
     qml: Qml, storage: Storage
 ) -> None:
     long = RecurringJob.new("digest-of-the-week", "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
-    storage.follow_code("shop", [long], prune=True)
+    storage.follow_code("shop", [long])
     qml("recurring", "add", "r", "0 9 * * *", "resize")
     job_id = qml("recurring", "run", "r").out.strip()
     qml("jobs", "cancel", job_id)
@@ -149,7 +149,7 @@ def test_a_template_that_is_switched_off_and_added_again_is_said_to_be_off(qml: 
 def test_what_code_declares_is_not_replaced_and_comes_back_when_it_is_removed(
     qml: Qml, storage: Storage
 ) -> None:
-    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "resize")], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "resize")])
 
     added = qml("recurring", "add", "digest", "0 10 * * *", "resize")
     removed = qml("recurring", "remove", "digest")

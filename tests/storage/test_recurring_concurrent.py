@@ -102,7 +102,7 @@ def test_a_due_template_that_is_declared_and_fired_at_once_fires_once(
 def test_the_code_that_changes_a_schedule_just_as_it_fires_makes_no_second_job_for_that_firing(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage.follow_code("shop", [minutely("* * * * *")], prune=True)
+    storage.follow_code("shop", [minutely("* * * * *")])
     minute = storage.now().replace(second=0, microsecond=0)
     storage.set_recurring_enabled("tick", True, next_run_at=minute)
 
@@ -112,7 +112,7 @@ def test_the_code_that_changes_a_schedule_just_as_it_fires_makes_no_second_job_f
         return minute - timedelta(milliseconds=10)
 
     monkeypatch.setattr(storage._db, "now", just_before_another_server_fires)
-    followed = storage.follow_code("shop", [minutely("*/1 * * * *")], prune=True)
+    followed = storage.follow_code("shop", [minutely("*/1 * * * *")])
     storage.fire_due_recurring()
 
     assert followed.changed == ("tick",)

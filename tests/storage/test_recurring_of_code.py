@@ -27,11 +27,11 @@ def owners(storage: Storage) -> dict[str, str | None]:
 
 
 def test_what_the_code_adds_changes_and_has_no_more_is_followed(storage: Storage) -> None:
-    first = storage.follow_code("shop", declared("one", "digest", "old"), prune=True)
+    first = storage.follow_code("shop", declared("one", "digest", "old"))
 
     now = [*declared("one", "two"), *declared("digest", cron="0 10 * * *")]
-    second = storage.follow_code("shop", now, prune=True)
-    third = storage.follow_code("shop", [replace(each) for each in declared("one", "two")], prune=True)
+    second = storage.follow_code("shop", now, removing=declared("old"))
+    third = storage.follow_code("shop", declared("one", "two"), removing=declared("digest"))
 
     assert first == replace(NOTHING, added=("digest", "old", "one"))
     assert second == replace(NOTHING, added=("two",), changed=("digest",), removed=("old",))
@@ -40,34 +40,35 @@ def test_what_the_code_adds_changes_and_has_no_more_is_followed(storage: Storage
 
 
 def test_what_is_declared_as_it_was_is_no_change(storage: Storage) -> None:
-    storage.follow_code("shop", declared("one"), prune=True)
+    storage.follow_code("shop", declared("one"))
     before = storage.list_recurring_jobs()
 
-    assert storage.follow_code("shop", declared("one"), prune=True) == NOTHING
+    assert storage.follow_code("shop", declared("one")) == NOTHING
     assert storage.list_recurring_jobs() == before
 
 
-def test_nothing_is_deleted_without_pruning_nor_for_an_app_without_a_name(storage: Storage) -> None:
-    storage.follow_code("shop", declared("one"), prune=True)
-    storage.follow_code("", declared("two"), prune=True)
+def test_nothing_is_deleted_that_was_not_looked_at_nor_is_of_another_app(storage: Storage) -> None:
+    storage.follow_code("shop", declared("one"))
+    storage.follow_code("", declared("two"))
 
-    assert storage.follow_code("shop", [], prune=False) == NOTHING
-    assert storage.follow_code("", [], prune=True) == NOTHING
+    assert storage.follow_code("shop", []) == NOTHING
+    assert storage.follow_code("", [], removing=declared("one")) == NOTHING
     assert owners(storage) == {"one": "shop", "two": ""}
 
 
-def test_a_template_of_a_method_that_another_server_has_is_spared(storage: Storage) -> None:
-    storage.follow_code("shop", [*declared("one"), *declared("two", method="other")], prune=True)
+def test_a_template_that_is_of_another_method_by_now_is_not_deleted(storage: Storage) -> None:
+    looked_at = declared("one", "two")
+    storage.follow_code("shop", [*declared("one"), *declared("two", method="newer")])
 
-    followed = storage.follow_code("shop", [], prune=True, spared_methods=["other"])
+    followed = storage.follow_code("shop", [], removing=looked_at)
 
     assert followed.removed == ("one",)
     assert owners(storage) == {"two": "shop"}
 
 
 def test_of_named_templates_only_the_apps_own_of_the_method_are_removed(storage: Storage) -> None:
-    storage.follow_code("shop", [*declared("one", "two"), *declared("three", method="other")], prune=True)
-    storage.follow_code("blog", declared("theirs"), prune=True)
+    storage.follow_code("shop", [*declared("one", "two"), *declared("three", method="other")])
+    storage.follow_code("blog", declared("theirs"))
 
     removed = storage.remove_templates_of("shop", ["one", "three", "theirs", "none"], methods=["send"])
 
@@ -77,10 +78,10 @@ def test_of_named_templates_only_the_apps_own_of_the_method_are_removed(storage:
 
 def test_each_app_touches_only_its_own(storage: Storage) -> None:
     storage.upsert_recurring_job(declared("by-hand")[0])
-    storage.follow_code("shop", declared("digest", "theirs"), prune=True)
+    storage.follow_code("shop", declared("digest", "theirs"))
 
-    blog = storage.follow_code("blog", declared("digest", "mine", "by-hand", cron="0 1 * * *"), prune=True)
-    gone = storage.follow_code("blog", [], prune=True)
+    blog = storage.follow_code("blog", declared("digest", "mine", "by-hand", cron="0 1 * * *"))
+    gone = storage.follow_code("blog", [], removing=declared("digest", "mine", "by-hand"))
 
     assert blog == replace(NOTHING, added=("mine",), refused={"digest": "shop", "by-hand": None})
     assert gone.removed == ("mine",)
@@ -89,10 +90,12 @@ def test_each_app_touches_only_its_own(storage: Storage) -> None:
 
 
 def test_the_app_of_another_folder_takes_over_what_it_declares_and_deletes_nothing(storage: Storage) -> None:
-    storage.follow_code("tasks:app in /releases/1", declared("digest", "old"), spec="tasks:app", prune=True)
+    storage.follow_code("tasks:app in /releases/1", declared("digest", "old"), spec="tasks:app")
 
-    now = storage.follow_code("tasks:app in /releases/2", declared("digest"), spec="tasks:app", prune=True)
-    other = storage.follow_code("tasks:app2 in /", declared("digest"), spec="tasks:app2", prune=True)
+    now = storage.follow_code(
+        "tasks:app in /releases/2", declared("digest"), spec="tasks:app", removing=declared("old")
+    )
+    other = storage.follow_code("tasks:app2 in /", declared("digest"), spec="tasks:app2")
 
     assert now == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /releases/1"})
     assert other.refused == {"digest": "tasks:app in /releases/2"}
@@ -100,11 +103,11 @@ def test_the_app_of_another_folder_takes_over_what_it_declares_and_deletes_nothi
 
 
 def test_an_app_that_is_given_a_name_takes_over_what_it_has_declared_without(storage: Storage) -> None:
-    storage.follow_code("tasks:app in /srv", declared("digest"), spec="tasks:app", prune=True)
+    storage.follow_code("tasks:app in /srv", declared("digest"), spec="tasks:app")
 
-    named = storage.follow_code("shop", declared("digest"), spec="tasks:app", prune=True)
+    named = storage.follow_code("shop", declared("digest"), spec="tasks:app")
 
-    again = storage.follow_code("shop", declared("digest"), spec="tasks:app", prune=True)
+    again = storage.follow_code("shop", declared("digest"), spec="tasks:app")
 
     assert named == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /srv"})
     assert again == NOTHING
@@ -113,7 +116,7 @@ def test_an_app_that_is_given_a_name_takes_over_what_it_has_declared_without(sto
 
 @pytest.mark.parametrize("app", ["shop", ""])
 def test_a_person_cannot_replace_what_code_declares(storage: Storage, app: str) -> None:
-    storage.follow_code(app, declared("digest"), prune=True)
+    storage.follow_code(app, declared("digest"))
 
     with pytest.raises(ConfigurationError, match="is declared by the code"):
         storage.upsert_recurring_job(declared("digest", cron="0 10 * * *")[0])
@@ -122,10 +125,10 @@ def test_a_person_cannot_replace_what_code_declares(storage: Storage, app: str) 
 
 
 def test_a_persons_switch_survives_what_the_code_declares(storage: Storage) -> None:
-    storage.follow_code("shop", declared("digest"), prune=True)
+    storage.follow_code("shop", declared("digest"))
     storage.set_recurring_enabled("digest", False, next_run_at=None)
 
-    storage.follow_code("shop", declared("digest", cron="0 10 * * *"), prune=True)
+    storage.follow_code("shop", declared("digest", cron="0 10 * * *"))
 
     (template,) = storage.list_recurring_jobs()
     assert (template.enabled, template.cron) == (False, "0 10 * * *")
@@ -139,8 +142,8 @@ def test_a_template_whose_owner_is_not_known_belongs_to_the_first_app_that_decla
         storage.upsert_recurring_job(each)
     raw.run("UPDATE {recurring_jobs} SET app = ?", owner)
 
-    assert storage.follow_code("shop", declared("digest"), prune=True).changed == ("digest",)
-    assert storage.follow_code("shop", declared("digest"), prune=True) == NOTHING
+    assert storage.follow_code("shop", declared("digest")).changed == ("digest",)
+    assert storage.follow_code("shop", declared("digest")) == NOTHING
     assert owners(storage) == {"digest": "shop", "other": owner}
 
 
@@ -150,7 +153,7 @@ def test_a_template_is_declared_from_now_on_by_the_clock_of_the_storage(storage:
     old = [RecurringJob.new("tick", "* * * * * *", "send", misfire="catch_up(100)", now=made_at)]
 
     before = storage.now()
-    storage.follow_code("shop", old, prune=True)
+    storage.follow_code("shop", old)
     after = storage.now()
 
     (template,) = storage.list_recurring_jobs()
@@ -164,12 +167,12 @@ def test_what_has_fired_is_not_fired_again_when_the_same_code_is_followed_after_
 ) -> None:
     made_at = storage.now() - timedelta(hours=3)
     code = [RecurringJob.new("tick", "0 * * * *", "send", misfire="catch_up(100)", now=made_at)]
-    storage.follow_code("shop", code, prune=True)
+    storage.follow_code("shop", code)
     raw.age("recurring_jobs", "next_run_at", timedelta(hours=2))
     fired = storage.fire_due_recurring().jobs
     storage.remove_recurring_job("tick")
 
-    again, more = storage.follow_code("shop", code, prune=True), storage.fire_due_recurring().jobs
+    again, more = storage.follow_code("shop", code), storage.fire_due_recurring().jobs
 
     assert len(fired) in (2, 3)  # the latter when the hour has just struck
     assert (again.added, more) == (("tick",), ())
@@ -177,9 +180,9 @@ def test_what_has_fired_is_not_fired_again_when_the_same_code_is_followed_after_
 
 def test_a_changed_schedule_counts_from_now_on_by_the_clock_of_the_storage(storage: Storage) -> None:
     made_at = storage.now() - timedelta(hours=3)
-    storage.follow_code("shop", [RecurringJob.new("tick", "0 9 * * *", "send", now=made_at)], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 9 * * *", "send", now=made_at)])
 
-    storage.follow_code("shop", [RecurringJob.new("tick", "0 * * * *", "send", now=made_at)], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 * * * *", "send", now=made_at)])
 
     (template,) = storage.list_recurring_jobs()
     assert template.next_run_at is not None
@@ -192,18 +195,18 @@ ONCE = "1 52 0 28 11 * 2020"
 def test_what_never_fires_again_is_told_as_long_as_it_is_switched_on(storage: Storage) -> None:
     code = [RecurringJob.new("once", ONCE, "send", from_code=True), *declared("daily")]
 
-    followed = [storage.follow_code("shop", code, prune=True).over for _ in range(2)]
+    followed = [storage.follow_code("shop", code).over for _ in range(2)]
     storage.set_recurring_enabled("once", False, next_run_at=None)
 
     assert followed == [("once",), ("once",)]
-    assert storage.follow_code("shop", code, prune=True).over == ()
+    assert storage.follow_code("shop", code).over == ()
     assert storage.fire_due_recurring().jobs == ()
 
 
 def test_a_last_firing_that_is_due_is_made_and_is_not_over_before(storage: Storage, raw: Raw) -> None:
     soon = storage.now().replace(microsecond=0) + timedelta(days=1)
     cron = f"{soon.second} {soon.minute} {soon.hour} {soon.day} {soon.month} * {soon.year}"
-    storage.follow_code("shop", [RecurringJob.new("once", cron, "send", from_code=True)], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("once", cron, "send", from_code=True)])
     late = soon - timedelta(days=2)
     raw.run(
         "UPDATE {recurring_jobs} SET next_run_at = ?, cron = ?",
@@ -212,18 +215,16 @@ def test_a_last_firing_that_is_due_is_made_and_is_not_over_before(storage: Stora
     )
     code = [RecurringJob.new("once", past, "send", from_code=True)]
 
-    before, made = storage.follow_code("shop", code, prune=True), storage.fire_due_recurring().jobs
-    after = storage.follow_code("shop", code, prune=True)
+    before, made = storage.follow_code("shop", code), storage.fire_due_recurring().jobs
+    after = storage.follow_code("shop", code)
 
     assert (before, len(made), after) == (NOTHING, 1, replace(NOTHING, over=("once",)))
 
 
 def test_a_template_that_is_changed_to_what_is_over_is_told(storage: Storage) -> None:
-    storage.follow_code("shop", declared("once"), prune=True)
+    storage.follow_code("shop", declared("once"))
 
-    followed = storage.follow_code(
-        "shop", [RecurringJob.new("once", ONCE, "send", from_code=True)], prune=True
-    )
+    followed = storage.follow_code("shop", [RecurringJob.new("once", ONCE, "send", from_code=True)])
 
     assert followed == replace(NOTHING, changed=("once",), over=("once",))
 
@@ -235,11 +236,11 @@ def test_a_template_whose_zone_is_not_known_here_is_left_as_others_have_stored_i
         lacking = [
             RecurringJob.new(each, "0 9 * * *", "send", tz="Europe/Atlantis", from_code=True) for each in "ab"
         ]
-    storage.follow_code("shop", declared("a"), prune=True)
+    storage.follow_code("shop", declared("a"))
     raw.run("UPDATE {recurring_jobs} SET tz = 'Europe/Atlantis'")  # as a machine has it that knows the zone
     before = storage.list_recurring_jobs()
 
-    followed = storage.follow_code("shop", [*lacking, *declared("c")], prune=True)
+    followed = storage.follow_code("shop", [*lacking, *declared("c")])
 
     told = {"a": "Europe/Atlantis", "b": "Europe/Atlantis"}
     assert followed == replace(NOTHING, added=("c",), lacking=told)
@@ -251,11 +252,11 @@ def test_what_a_firing_waits_for_survives_a_declaration(storage: Storage, raw: R
     late = storage.now().replace(microsecond=0) - timedelta(seconds=1)
     cron = f"{late.second} {late.minute} {late.hour} * * *"
     template = RecurringJob.new("digest", cron, "send", misfire="catch_up(2)", overlap="queue")
-    storage.follow_code("shop", [template], prune=True)
+    storage.follow_code("shop", [template])
     raw.run("UPDATE {recurring_jobs} SET next_run_at = ?", raw.instant(late - timedelta(days=1)))
     storage.fire_due_recurring()
 
-    storage.follow_code("shop", [replace(template, queue="mail")], prune=True)
+    storage.follow_code("shop", [replace(template, queue="mail")])
 
     assert storage.list_recurring_jobs()[0].waiting_for == late
 
@@ -266,7 +267,7 @@ def test_servers_that_start_at_once_add_each_template_once(storage: Storage, url
 
     def start() -> None:
         with closing(open_patiently(url)) as mine:
-            followed = mine.follow_code("shop", declared("a", "b", "c"), prune=True)
+            followed = mine.follow_code("shop", declared("a", "b", "c"))
             assert followed.added in ((), ("a", "b", "c"))
 
     assert in_children([partial(start)] * 4) == [0] * 4

@@ -64,10 +64,10 @@ def test_a_template_that_was_switched_off_stays_off_as_it_was(storage: Storage, 
 def test_a_template_that_was_switched_off_and_is_declared_as_it_was_has_not_changed(
     storage: Storage, raw: Raw
 ) -> None:
-    storage.follow_code("shop", [DECLARED], prune=True)
+    storage.follow_code("shop", [DECLARED])
     switched_off(storage, raw, replace(DECLARED, app="shop"))
 
-    again = storage.follow_code("shop", [DECLARED], prune=True)
+    again = storage.follow_code("shop", [DECLARED])
 
     assert (again.added, again.changed, again.removed) == ((), (), ())
 

@@ -156,7 +156,7 @@ def test_a_template_that_an_older_server_knows_is_deleted_once_that_is_gone(
     storage: Storage, loop: DeclarationsLoop, clock: HandClock
 ) -> None:
     storage.register_server(older_server())
-    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "old")], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "old")])
     loop.declare(FACTS)
     for _ in range(2):
         loop.run(storage)
@@ -175,14 +175,12 @@ def test_what_newer_code_has_declared_since_is_not_deleted_with_it(
     storage: Storage, loop: DeclarationsLoop
 ) -> None:
     storage.register_server(older_server())
-    storage.follow_code(
-        "shop", [RecurringJob.new(each, "0 9 * * *", "old") for each in ("digest", "report")], prune=True
-    )
+    storage.follow_code("shop", [RecurringJob.new(each, "0 9 * * *", "old") for each in ("digest", "report")])
     loop.declare(FACTS)
     loop.run(storage)
     newer = {"digest": "work", "report": "old", "another": "new"}
     storage.follow_code(
-        "shop", [RecurringJob.new(each, "0 9 * * *", method) for each, method in newer.items()], prune=True
+        "shop", [RecurringJob.new(each, "0 9 * * *", method) for each, method in newer.items()]
     )
 
     storage.deregister_server("older#1")
@@ -190,6 +188,25 @@ def test_what_newer_code_has_declared_since_is_not_deleted_with_it(
 
     assert template_ids(storage) == ["another", "digest"]
     assert loop.due_at() == float("inf")
+
+
+def test_what_newer_code_declares_between_the_look_and_the_deletion_stays(
+    storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both start at once. Neither would declare it again."""
+    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "old")])
+    list_servers = storage.list_servers
+
+    def while_newer_code_is_followed() -> list[ServerInfo]:
+        found = list_servers()
+        storage.follow_code("shop", [RecurringJob.new("another", "0 9 * * *", "new")])
+        return found
+
+    monkeypatch.setattr(storage, "list_servers", while_newer_code_is_followed)
+    loop.declare(FACTS)
+    loop.run(storage)
+
+    assert template_ids(storage) == ["another"]
 
 
 NIGHTLY = RecurringJob.new("nightly", "0 3 * * *", "work")
@@ -205,14 +222,14 @@ def test_a_template_that_another_app_gives_up_is_declared_soon_after(
 ) -> None:
     """This app was deployed before the one that had it."""
     caplog.set_level("INFO")
-    storage.follow_code("blog", [NIGHTLY], prune=True)
+    storage.follow_code("blog", [NIGHTLY])
     loop.declare(OF_SHOP)
     for _ in range(3):
         loop.run(storage)
     assert owners(storage) == {"hourly": "shop", "nightly": "blog"}
     assert loop.due_at() == 10
 
-    storage.follow_code("blog", [], prune=True)
+    storage.follow_code("blog", [], removing=[NIGHTLY])
     clock.seconds = loop.due_at()
     loop.run(storage)
 
@@ -229,7 +246,7 @@ def test_while_another_app_has_a_template_nothing_is_written(
     storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write would wake every server."""
-    storage.follow_code("blog", [NIGHTLY], prune=True)
+    storage.follow_code("blog", [NIGHTLY])
     loop.declare(OF_SHOP)
     loop.run(storage)
 
@@ -249,7 +266,7 @@ def test_a_template_that_goes_from_a_person_to_another_app_is_told_anew(
     loop.declare(OF_SHOP)
     loop.run(storage)
     storage.remove_recurring_job("nightly")
-    storage.follow_code("blog", [NIGHTLY], prune=True)
+    storage.follow_code("blog", [NIGHTLY])
 
     for _ in range(2):
         loop.run(storage)
@@ -268,7 +285,7 @@ def test_a_template_that_is_taken_from_an_app_of_another_folder_is_told_with_who
 ) -> None:
     caplog.set_level("INFO")
     cleanup = RecurringJob.new("cleanup", "0 3 * * *", "clean")
-    storage.follow_code("tasks:app in /srv/shop", [cleanup], spec="tasks:app", prune=True)
+    storage.follow_code("tasks:app in /srv/shop", [cleanup], spec="tasks:app")
 
     loop.declare(AppFacts(name="tasks:app in /srv/blog", spec="tasks:app", recurring=(cleanup,)))
     loop.tick(storage)
@@ -281,13 +298,13 @@ def test_a_template_that_is_taken_from_an_app_of_another_folder_is_told_with_who
 
 
 def test_what_is_no_longer_declared_is_not_waited_for(storage: Storage, loop: DeclarationsLoop) -> None:
-    storage.follow_code("blog", [NIGHTLY], prune=True)
+    storage.follow_code("blog", [NIGHTLY])
     loop.declare(OF_SHOP)
     loop.run(storage)
 
     loop.declare(FACTS)
     loop.run(storage)
-    storage.follow_code("blog", [], prune=True)
+    storage.follow_code("blog", [], removing=[NIGHTLY])
     loop.run(storage)
 
     assert loop.due_at() == float("inf")

@@ -68,7 +68,7 @@ def test_no_screen_tells_the_folder_in_which_the_storage_is(
 ) -> None:
     with closing(open_storage(file_url)) as storage:
         digest = RecurringJob.new("digest", "0 9 * * *", "digest")
-        storage.follow_code(f"tasks:app in {tmp_path}", [digest], spec="tasks:app", prune=True)
+        storage.follow_code(f"tasks:app in {tmp_path}", [digest], spec="tasks:app")
     with served(file_url, tmp_path) as page, page.visitor() as visitor:
         shown = visitor.get(screen)
 

@@ -144,12 +144,10 @@ class DeclarationsLoop(Loop):
         # under its hands.
         lacking = _lacking(left, facts)
         spared_methods = lacking - known_to_nobody(storage, lacking, own_id=self._run.registration.id)
-        prune = self._run.config.prune_recurring
-        followed = storage.follow_code(
-            facts.name, facts.recurring, spec=facts.spec, prune=prune, spared_methods=spared_methods
-        )
-        if prune:
-            self._spared = frozenset(each.id for each in left if each.method in spared_methods)
+        pruned = left if self._run.config.prune_recurring else []
+        removing = [each for each in pruned if each.method not in spared_methods]
+        followed = storage.follow_code(facts.name, facts.recurring, spec=facts.spec, removing=removing)
+        self._spared = frozenset(each.id for each in pruned if each.method in spared_methods)
         self._refused = followed.refused
         self._run.events.emit(TemplatesFollowed(followed=followed, kept=kept, misfits=facts.misfits))
 
@@ -176,7 +174,7 @@ class DeclarationsLoop(Loop):
         if not freed:
             return
         templates = [each for each in facts.recurring if each.id in freed]
-        followed = storage.follow_code(facts.name, templates, spec=facts.spec, prune=False)
+        followed = storage.follow_code(facts.name, templates, spec=facts.spec)
         self._run.events.emit(TemplatesFollowed(followed=followed))
         if self._refused is refused:
             still = {each: owner for each, owner in refused.items() if each not in freed}

@@ -63,11 +63,6 @@ RECURRING: Final = RecurringQueries(
         RETURNING id
     """),
     remove="DELETE FROM {s}.recurring_jobs WHERE id = %(id)s",
-    remove_others="""
-        DELETE FROM {s}.recurring_jobs
-        WHERE app = %(app)s AND id <> ALL(%(ids)s::text[]) AND method <> ALL(%(spared)s::text[])
-        RETURNING id
-    """,
     remove_of="""
         DELETE FROM {s}.recurring_jobs
         WHERE app = %(app)s AND id = ANY(%(ids)s::text[]) AND method = ANY(%(methods)s::text[])

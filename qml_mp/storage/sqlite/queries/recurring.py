@@ -53,12 +53,6 @@ RECURRING: Final = RecurringQueries(
             AND (NOT enabled OR next_run_at IS NULL))
     """,
     remove="DELETE FROM qml_recurring_jobs WHERE id = :id",
-    remove_others="""
-        DELETE FROM qml_recurring_jobs
-        WHERE app = :app AND id NOT IN (SELECT value FROM json_each(:ids))
-          AND method NOT IN (SELECT value FROM json_each(:spared))
-        RETURNING id
-    """,
     remove_of="""
         DELETE FROM qml_recurring_jobs
         WHERE app = :app AND id IN (SELECT value FROM json_each(:ids))
