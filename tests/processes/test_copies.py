@@ -16,7 +16,7 @@ from qml_mp.storage.store import Storage
 from tests.cli.command import Qml
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
-from tests.storage.helpers import in_schema, open_patiently
+from tests.storage.helpers import in_schema, open_patiently, patient_url
 from tests.storage_rows import run_raw
 
 MakeServer = Callable[..., Server]
@@ -94,7 +94,7 @@ def test_no_command_on_a_copy_finds_the_servers_of_the_original(
     with closing(open_patiently(copy)) as copied:
         copied_rows = [row.process for row in copied.list_servers()]
         copied_rows += [row.process for row in copied.list_workers()]
-    said = Qml(folder=tmp_path)("--url", copy, "stop", "--now")
+    said = Qml(folder=tmp_path)("--url", patient_url(copy), "stop", "--now")
 
     assert list(map(host.is_alive, copied_rows)) == [None, None]
     assert [host.is_alive(row.process) for row in storage.list_servers()] == [True]

@@ -57,8 +57,11 @@ def report_of(start_host: StartHost, storage: Storage, tmp_path: Path) -> Callab
     def run(name: str) -> dict[str, object]:
         process = start_host(name)
         output, _ = process.communicate(timeout=2 * PATIENCE_S)
-        assert process.returncode == 0, (tmp_path / "errors").read_text()
-        assert left_in_registry(storage, (tmp_path / "errors").read_text()) == []
+        said = "".join(
+            path.read_text() for path in (tmp_path / "errors", tmp_path / "host.log") if path.exists()
+        )
+        assert process.returncode == 0, said
+        assert left_in_registry(storage, said) == []
         report: dict[str, object] = json.loads(output.decode().splitlines()[-1])
         return report
 

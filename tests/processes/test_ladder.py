@@ -29,6 +29,7 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.leaving import leaving_patiently
+from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
@@ -183,7 +184,7 @@ def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, stor
         "-m",
         "qml_mp",
         "--url",
-        one.url,
+        patient_url(one.url),
         "jobs",
         "cancel",
         job_id,

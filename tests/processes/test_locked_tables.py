@@ -17,6 +17,7 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, wait_for_a_beat, wait_for_state, wait_until
+from tests.storage.helpers import patient_url
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
@@ -74,7 +75,7 @@ def test_no_finished_job_fails_or_runs_again_for_a_lock(
 
 @pytest.mark.fault(76)
 def test_a_producer_enqueues_again_when_the_lock_is_gone(storage: Storage, url: str) -> None:
-    producer = open_storage(url, patience=timedelta(milliseconds=50))
+    producer = open_storage(patient_url(url), patience=timedelta(milliseconds=50))
     for _ in range(3):
         producer.enqueue_many([Job.new("quick", {})])
 

@@ -223,6 +223,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import BY_DEFAULT
 
 storage_looks._FRESH_S = 0.0
+storage_looks._PATIENCE_S = 60.0  # else a late look has the figures of the one before
 storage = open_storage({patient_url(url)!r})
 looks = storage_looks.StorageLooks(open_storage({patient_url(url)!r}))
 

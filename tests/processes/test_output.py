@@ -16,6 +16,7 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, left_in_registry, wait_for_state, wait_until
+from tests.processes.leaving import leaving_patiently
 
 MakeServer = Callable[..., Server]
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
@@ -37,7 +38,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_a_job_that_floods_a_pipe_that_nobody_reads_blocks_itself_alone(
     server: MakeServer, storage: Storage, pipe: tuple[int, int]
 ) -> None:
-    one = server("-w", "2", app=FAULTS, **QUICK)
+    one = leaving_patiently(server)("-w", "2", app=FAULTS, **QUICK)
     one.output = pipe[1]
     one.start(ready=2)
     limit = timedelta(seconds=0.5)
@@ -53,7 +54,7 @@ def test_a_job_that_floods_a_pipe_that_nobody_reads_blocks_itself_alone(
     assert attempt.kind is AttemptKind.TIMEOUT
     one.signal(signal.SIGTERM)
     assert one.wait() == 0
-    assert left_in_registry(storage, one.log()) == []
+    assert left_in_registry(storage, log="") == []
 
 
 @pytest.mark.fault(21)

@@ -79,6 +79,7 @@ def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServe
 
 def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "3").start(ready=3)
+    wait_until(lambda: one.log().count("is ready") == 3, what=one.log)  # its supervisor knows of it too
     for method in ("spin_in_c", "nap"):
         arguments = {"seconds": 30} if method == "nap" else {}
         job_id = enqueue(storage, method, **arguments)

@@ -13,6 +13,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, Server, enqueue, result_of, state_of, wait_for_state, wait_until
+from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
 HEAD = "from qml_mp import QmlApp\napp = QmlApp()\n"
@@ -22,7 +23,7 @@ NEW = "@app.job()\ndef newone():\n    return 'new'\n"
 
 def status_of(url: str) -> str:
     """What `qml-mp status` prints."""
-    command = [sys.executable, "-m", "qml_mp", "--url", url, "status"]
+    command = [sys.executable, "-m", "qml_mp", "--url", patient_url(url), "status"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
 
 

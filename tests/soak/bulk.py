@@ -19,6 +19,7 @@ from tests.soak.apps import fails_again
 from tests.soak.ground import Ground, fresh_ground
 from tests.soak.report import Row
 from tests.soak.scenario import Task, nothing_left
+from tests.storage.helpers import patient_url
 
 _WORKERS = 2
 _AT_A_TIME = 100
@@ -60,7 +61,18 @@ def _fail(storage: Storage, count: int) -> list[str]:
 
 
 def _retry(ground: Ground) -> dict[str, int]:
-    command = ["-m", "qml_mp", "--url", ground.url, "jobs", "retry", "--state", "failed", "--yes", "--json"]
+    command = [
+        "-m",
+        "qml_mp",
+        "--url",
+        patient_url(ground.url),
+        "jobs",
+        "retry",
+        "--state",
+        "failed",
+        "--yes",
+        "--json",
+    ]
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
     told: dict[str, int] = json.loads(ended.stdout)
     return told

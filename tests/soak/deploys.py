@@ -16,6 +16,7 @@ from tests.soak.ground import Ground, fresh_ground, pause
 from tests.soak.judge import Kills
 from tests.soak.report import Row
 from tests.soak.scenario import Task, judge_ground, nothing_left
+from tests.storage.helpers import patient_url
 
 _WORKERS = 3
 _LOAD = 60
@@ -86,7 +87,7 @@ class _Drill:
 
     def _reload(self) -> tuple[int, str]:
         """The command, with its exit code and what it said."""
-        command = [sys.executable, "-m", "qml_mp", "--url", self.ground.url, "reload"]
+        command = [sys.executable, "-m", "qml_mp", "--url", patient_url(self.ground.url), "reload"]
         with (self.ground.folder / "reload.log").open("w+") as output, subprocess.Popen(
             [*command, "--server", str(self.server.pid)], stdout=output, stderr=output
         ) as process:  # fmt: skip

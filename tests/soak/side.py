@@ -191,7 +191,8 @@ def _harm(drill: _Drill, unharmed: list[int], fds: int) -> list[str]:
 def _wrong_lines(drill: _Drill) -> list[str]:
     """The log tells each death once, and nothing else that is wrong."""
     lines = drill.server.log().splitlines()
-    expected = (_DEATH, _LOCKED, _SLOW_TO_LEAVE, _STAYS)
+    slow = re.findall(f"Worker ([0-9]+) {_SLOW_TO_LEAVE}", drill.server.log())
+    expected = (_DEATH, _LOCKED, _SLOW_TO_LEAVE, _STAYS, *(f"Worker {number} stopped" for number in slow))
     wrong = [line for line in lines if _IS_WRONG.match(line) and not any(map(line.__contains__, expected))]
     for side in drill.sides:
         told = sum(f"{_DEATH} {side.kind} (pid " in line for line in lines)
