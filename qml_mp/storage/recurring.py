@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import Followed, RecurringJob, firings_to_correct, is_of
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
-from qml_mp.storage.database import Operations, RowsRefused, Transaction, Values
+from qml_mp.storage.database import Operations, Result, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import (
     advance,
     behind_of,
@@ -105,10 +105,8 @@ class RecurringStore(Operations):
                 elif stored is not held:
                     changed.append(template.id)
             if removing:
-                which = {"app": app, "ids": [each.id for each in removing]}
-                which["methods"] = sorted({each.method for each in removing})
-                rows = transaction.run(self._db.queries.recurring.remove_of, which).rows()
-                removed = sorted(text_of(row["id"]) for row in rows)
+                ids, methods = {each.id for each in removing}, {each.method for each in removing}
+                removed = self._remove_of(transaction.run, app, ids, methods)
         return Followed(
             added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused,
             taken=taken, over=tuple(over), lacking=lacking,
@@ -118,9 +116,7 @@ class RecurringStore(Operations):
         self, app: str, ids: Collection[str], *, methods: Collection[str]
     ) -> tuple[str, ...]:
         """Delete those that this app has declared and that are of one of these methods still; which were."""
-        which = {"app": app, "ids": sorted(ids), "methods": sorted(methods)}
-        rows = self._db.write("removing recurring jobs", self._db.queries.recurring.remove_of, which).rows()
-        return tuple(sorted(text_of(row["id"]) for row in rows))
+        return tuple(self._remove_of(partial(self._db.write, "removing recurring jobs"), app, ids, methods))
 
     def remove_recurring_job(self, recurring_id: str) -> bool:
         """Whether it existed. Jobs already enqueued from it stay."""
@@ -195,13 +191,9 @@ class RecurringStore(Operations):
         if not wrong:
             return []
         query = self._db.queries.recurring.correct
+        changes = [{"id": each.id, "next_run_at": then, "wrong": each.next_run_at} for each, then in wrong]
         with self._db.transaction("correcting firings") as transaction:
-            corrected = [
-                transaction.run(
-                    query, {"id": template.id, "next_run_at": upcoming, "wrong": template.next_run_at}
-                )
-                for template, upcoming in wrong
-            ]
+            corrected = [transaction.run(query, change) for change in changes]
         return [template.id for (template, _), result in zip(wrong, corrected, strict=True) if result.count]
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
@@ -304,6 +296,12 @@ class RecurringStore(Operations):
             )
         self._lacking |= {zone}
         return True
+
+    def _remove_of(
+        self, run: Callable[[str, Values], Result], app: str, ids: Collection[str], methods: Collection[str]
+    ) -> list[str]:
+        which = {"app": app, "ids": sorted(ids), "methods": sorted(methods)}
+        return sorted(text_of(row["id"]) for row in run(self._db.queries.recurring.remove_of, which).rows())
 
     def _template_of(self, row: Row) -> tuple[RecurringJob, datetime]:
         """And the `now` of the query."""

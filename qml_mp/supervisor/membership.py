@@ -111,7 +111,9 @@ def _tell_of_rest(settling: SettleLoop, trouble: StorageError | None) -> None:
 
 
 def _recover(storage: Storage, run: Run) -> None:
-    """Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
+    """Give back what the dead servers of this host left.
+
+    Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
     sent some for long enough itself, and without heartbeats it takes a second look. So are those of which
     only the age of their jobs can tell: nothing tells yet whether the clock was set ahead.
     """

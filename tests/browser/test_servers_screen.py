@@ -78,7 +78,7 @@ def test_a_server_is_paused_resumed_reloaded_and_a_worker_replaced(
 
 
 def test_a_server_is_drained_and_stopped(page: Watched, site: Site, servers: Callable[..., Server]) -> None:
-    green = servers("-w", "1", "--server-name", "green").start()
+    green = leaving_patiently(servers)("-w", "1", "--server-name", "green").start()
     page.open("/servers")
     page.agreed = ["Have green end what it has claimed, and stop then?"]
 

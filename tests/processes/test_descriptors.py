@@ -163,7 +163,7 @@ def test_restarts_leave_the_supervisors_descriptors_as_they_were(
 
     wait_until(lambda: len(one.worker_pids()) == 2, what="both workers")
     wait_until(lambda: settled_count(one) == before, what="the same count")
-    assert one.log().count(" started (pid") >= 2 + RESTARTS
+    wait_until(lambda: one.log().count(" started (pid") >= 2 + RESTARTS, what=one.log)
     assert one.stop() == 0
 
 

@@ -12,8 +12,8 @@ import pytest
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.failpoints import LEAVES_PATIENTLY
 from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
+from tests.processes.leaving import leaving_patiently
 
 MakeServer = Callable[..., Server]
 
@@ -23,7 +23,7 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
     """Makes a server in a folder of its own, in which a failpoint is armed for once."""
 
     def make(failpoint: str, *flags: str) -> Server:
-        one = server(*flags, **{LEAVES_PATIENTLY: "1"})
+        one = leaving_patiently(server)(*flags)
         one.program = ("-m", "tests.failpoints", f"{failpoint}@{tmp_path / 'mark'}")
         one.cwd = tmp_path
         return one

@@ -388,7 +388,7 @@ def test_a_job_that_ends_just_as_its_supervisor_takes_the_others_makes_none_run_
 
 def stopped_worker(ground: Ground, server: Server) -> int | None:
     """The pid of the worker that has stopped itself."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         return next(
             (info.process.pid for info in ground.workers(server) if is_stopped(info.process.pid)), None
         )

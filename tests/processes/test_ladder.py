@@ -38,6 +38,8 @@ PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way, however late their process gets a processor."""
 LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "3"}
 """For jobs that do not: however late they begin, nothing ends them where they are interrupted."""
+LATE_AND_PATIENT = {**LATE, "QML_MP_TERM_GRACE": "600"}
+"""For jobs that give way at their limit, however late they begin."""
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def with_limit(storage: Storage, method: str, **arguments: float) -> str:
 def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str, arguments: dict[str, float]
 ) -> None:
-    one = server("-w", "1", **PATIENT).start()
+    one = server("-w", "1", **LATE_AND_PATIENT).start()
     workers = one.worker_pids()
 
     job_id = with_limit(storage, method, **arguments)
@@ -253,7 +255,7 @@ NO_HANDLER = pytest.mark.parametrize(
 def test_a_job_that_dies_of_the_interruption_for_its_limit_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
-    one = server("-w", "1", app=LEFTOVERS, **{**LATE, "QML_MP_TERM_GRACE": "600"}).start()
+    one = server("-w", "1", app=LEFTOVERS, **LATE_AND_PATIENT).start()
 
     job_id = with_limit(storage, method)
 
@@ -325,7 +327,7 @@ def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
 def test_a_job_that_ends_its_process_after_one_that_was_interrupted_has_crashed(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", QML_MP_MAX_CRASHES="1", **PATIENT).start()
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1", **LATE_AND_PATIENT).start()
     workers = one.worker_pids()
     late = with_limit(storage, "spin")
     wait_for_state(storage, late, StateName.FAILED)
@@ -353,7 +355,7 @@ RAISING = pytest.mark.parametrize(
 def test_a_job_whose_clean_up_fails_at_its_limit_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str, raised: str
 ) -> None:
-    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+    one = server("-w", "1", app=LEFTOVERS, **LATE_AND_PATIENT).start()
 
     job_id = with_limit(storage, method)
 
@@ -397,7 +399,7 @@ def test_a_job_whose_clean_up_fails_at_a_stop_runs_again_uncharged(
 def test_a_job_that_swallows_its_interruption_and_fails_later_has_failed(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+    one = server("-w", "1", app=LEFTOVERS, **LATE_AND_PATIENT).start()
 
     job_id = with_limit(storage, "fail_after_swallowing")
 

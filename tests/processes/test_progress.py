@@ -16,8 +16,9 @@ from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 from tests.storage.helpers import patient_url
 
 
-def printed(*arguments: str) -> str:
-    ended = CliRunner().invoke(cli, arguments)
+def printed(url: str, *arguments: str) -> str:
+    """What the command prints about the storage."""
+    ended = CliRunner().invoke(cli, ["--url", patient_url(url), *arguments])
     assert ended.exit_code == 0, ended.output
     return ended.stdout
 
@@ -32,11 +33,8 @@ def test_what_a_job_says_is_seen_while_it_runs_and_kept_at_its_end(
     wait_until(one.journal, what=one.log)  # which that one alone writes
 
     found = wait_until(lambda: storage.progress_of([job_id, quiet_id]), what=one.log)
-    workers = [
-        json.loads(line)
-        for line in printed("--url", patient_url(url), "workers", "list", "--json").splitlines()
-    ]
-    table = printed("--url", patient_url(url), "workers", "list")
+    workers = [json.loads(line) for line in printed(url, "workers", "list", "--json").splitlines()]
+    table = printed(url, "workers", "list")
     gate.touch()
 
     assert found == {job_id: Progress(done=1, total=3, note="waits")}
@@ -45,7 +43,7 @@ def test_what_a_job_says_is_seen_while_it_runs_and_kept_at_its_end(
     assert "1 of 3 (33 %), waits" in table
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert storage.progress_of([job_id]) == {job_id: Progress(done=3, total=3)}
-    shown = json.loads(printed("--url", patient_url(url), "jobs", "show", job_id, "--json"))
+    shown = json.loads(printed(url, "jobs", "show", job_id, "--json"))
     assert shown["progress"] == {"done": 3, "total": 3, "note": ""}
-    assert "3 of 3 (100 %)" in printed("--url", patient_url(url), "jobs", "show", job_id)
+    assert "3 of 3 (100 %)" in printed(url, "jobs", "show", job_id)
     assert one.stop() == 0

@@ -163,8 +163,7 @@ def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connecti
 
     os.kill(victim, signal.SIGKILL)
 
-    wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log)
-    (newcomer,) = children(one.pid) - known
+    (newcomer,) = wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log)
     wait_until(lambda: b"qml-mp: worker" in Path(f"/proc/{newcomer}/cmdline").read_bytes(), what=one.log)
     assert not connections(newcomer) & connections(one.pid)
     one.signal(signal.SIGTERM)

@@ -61,18 +61,8 @@ def _fail(storage: Storage, count: int) -> list[str]:
 
 
 def _retry(ground: Ground) -> dict[str, int]:
-    command = [
-        "-m",
-        "qml_mp",
-        "--url",
-        patient_url(ground.url),
-        "jobs",
-        "retry",
-        "--state",
-        "failed",
-        "--yes",
-        "--json",
-    ]
+    url = patient_url(ground.url)
+    command = ["-m", "qml_mp", "--url", url, "jobs", "retry", "--state", "failed", "--yes", "--json"]
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
     told: dict[str, int] = json.loads(ended.stdout)
     return told

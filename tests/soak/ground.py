@@ -82,9 +82,10 @@ class Ground:
 
     def is_alone(self, server: Server) -> bool:
         """Whether nothing is registered but this server and its workers: all before it are proved dead."""
-        own = {info.id for info in self.storage.list_servers() if info.process.pid == server.pid}
-        others = {info.id for info in self.storage.list_servers()} - own
-        return bool(own) and not others and {info.server_id for info in self.storage.list_workers()} <= own
+        servers = {info.id: info.process.pid for info in self.storage.list_servers()}
+        return [*servers.values()] == [server.pid] and all(
+            info.server_id in servers for info in self.storage.list_workers()
+        )
 
     def journal(self) -> list[Line]:
         """All that the jobs wrote."""

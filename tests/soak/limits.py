@@ -15,8 +15,8 @@ from tests.soak.report import Row, median_and_p99
 from tests.soak.scenario import Task, nothing_left
 
 _APP = "tests.processes.jobs_app:app"
-_LIMIT_S, _CANCEL_GRACE_S, _TERM_GRACE_S, _SLACK_S = 3.0, 2.0, 5.0, 0.5
-_LIMIT_OF_A_PARENT_S = 4.0
+_LIMIT_S, _CANCEL_GRACE_S, _TERM_GRACE_S, _SLACK_S = 5.0, 2.0, 5.0, 0.5
+_LIMIT_OF_A_PARENT_S = 8.0
 """Within it a fresh Python has to begin, and only then its parent does."""
 _LONGEST_S = 60.0
 _UNWINDING = {"spin": {}, "nap": {"seconds": 60.0}}

@@ -43,6 +43,7 @@ from tests.storage.helpers import (
     in_an_hour,
     in_children,
     in_schema,
+    open_patiently,
     patient_url,
     present,
 )
@@ -243,13 +244,19 @@ def test_an_enqueue_whose_reply_was_lost_can_be_repeated(through_proxy: Storage,
     assert through_proxy.job_counts()[StateName.ENQUEUED] == 1
 
 
+def is_answered(storage: Storage) -> bool:
+    with contextlib.suppress(StorageUnavailable):
+        return bool(storage.enqueue(Job.new("work")))
+    return False
+
+
 @pytest.mark.fault(37)
 def test_a_server_that_no_longer_answers_is_given_up(
     through_proxy: Storage, proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", 2000)
     through_proxy.close()
-    through_proxy.enqueue(Job.new("work"))
+    wait_until(lambda: is_answered(through_proxy), what="an answer within that time")
     proxy.go_silent()
 
     with pytest.raises(StorageUnavailable, match="did not reply"):
@@ -335,7 +342,7 @@ def test_a_deadlock_costs_one_try_and_charges_nothing(
 
     def finish() -> bool:
         """False: it was the victim, and nothing of it is written."""
-        with closing(open_storage(in_schema(postgres_url, SCHEMA))) as patient:
+        with closing(open_patiently(in_schema(postgres_url, SCHEMA))) as patient:
             try:
                 done = patient.exchange(finished, fetch=None, limit=0, retention=KEEP).finished
             except StorageUnavailable as error:

@@ -20,6 +20,7 @@ from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, present, register
 from tests.storage.test_exchange import before_query, interrupt
+from tests.storage.test_interrupted import assert_nothing_is_locked
 from tests.unit.hand_clock import HandClock
 
 REFUSAL = "the user refuses this"
@@ -224,6 +225,8 @@ def test_interrupted_before_any_query_it_gives_back_each_job_once_and_charges_no
                 is_through = True
             except StorageUnavailable:
                 assert len(storage.claims()) == 4  # nothing of it was committed
+        # The server may notice only now that the connection has ended, and what is locked is passed over.
+        assert_nothing_is_locked(raw)
         clock.seconds += 60
         give_back(storage, mine)
         assert [claim.key for claim in storage.claims()] == [claims[0].key]

@@ -29,7 +29,7 @@ only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)  # S
 
 
 @pytest.fixture
-def hasty(url: str, storage: Storage) -> Iterator[Storage]:
+def hasty(url: str, storage: Storage, time_for_work: None) -> Iterator[Storage]:
     """As a supervisor has it, which does not wait for a lock for long."""
     storage.migrate()
     with closing(open_storage(patient_url(url), patience=HASTE)) as opened:

@@ -131,6 +131,7 @@ def test_a_connection_that_is_not_answered_is_bounded_while_somebody_else_waits(
         through_proxy.list_servers()
 
 
+@pytest.mark.usefixtures("time_for_work")
 def test_in_a_forked_copy_of_the_process_nobody_else_waits(
     url: str, connect: Callable[[], sqlite3.Connection]
 ) -> None:

@@ -26,6 +26,7 @@ from qml_mp.supervisor import membership
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.membership import join
 from qml_mp.supervisor.run import Run
+from tests.processes.harness import PATIENCE_S, state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -72,15 +73,11 @@ def join_while_another_writes(storage: Storage) -> Run:
     return run
 
 
-def state_of(storage: Storage, job_id: str) -> StateName:
-    job = storage.get(job_id)
-    assert job is not None
-    return job.state_name
-
-
 def test_a_start_waits_for_another_writer_to_give_back_what_a_dead_server_left(
-    storage: Storage, left_id: str, caplog: pytest.LogCaptureFixture
+    storage: Storage, left_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(membership, "_RECOVER_WITHIN_S", PATIENCE_S)
+
     run = join_while_another_writes(storage)
 
     assert state_of(storage, left_id) is StateName.ENQUEUED
