@@ -29,20 +29,12 @@ def look(url: str, *page: str) -> None:
         wait_until(storage.list_servers, what="the server")
         address = wait_until(_address, what="the page") if page else ""
         if address:
-            wait_until(lambda: _is_read(client, address), what="the page")
+            client.get(address).raise_for_status()
         storage.set_paused(_QUEUE, False)
         while address:
             began = time.monotonic()
-            _is_read(client, address)
+            client.get(address).raise_for_status()
             time.sleep(max(0.0, began + _LOOK_EVERY_S - time.monotonic()))
-
-
-def _is_read(client: httpx.Client, address: str) -> bool:
-    """Not when storage takes longer than the page waits for it."""
-    answer = client.get(address)
-    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-        answer.raise_for_status()
-    return answer.is_success
 
 
 def _address() -> str | None:

@@ -31,7 +31,7 @@ from tests.storage.helpers import patient_url
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
 _MOST_CLAIMS = 100
-_LOOKS, _MOMENT_S = 20, 0.02
+_LOOKS, _MOMENT_S = 60, 0.02  # for longer than a process without a processor stands still, as a rule
 _NOTES = "worker/outcome.recorded=note"
 
 

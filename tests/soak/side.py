@@ -41,8 +41,6 @@ _IS_WRONG = re.compile(r"qml-mp: (WARNING|ERROR) ")
 _DEATH = "The process that serves the"
 _LOCKED = "is locked by another program"
 """An SQLite file, for longer than the supervisor waits: whoever writes may have to wait for a processor."""
-_NOT_IN_TIME = ("the server did not reply in time", "canceling statement due to")
-"""PostgreSQL, which has to wait for a processor, for longer than the supervisor waits for it."""
 _SLOW_TO_LEAVE = "has no job and does not leave; killing it"
 """Told of a worker that has to wait for a processor, or for a disk, for a second when the server stops."""
 _STAYS = "Could not leave the registry"
@@ -117,7 +115,8 @@ class _Drill:
     def _look(self, side: _Side) -> None:
         pid = side_pid(self.server, side.kind)
         if side.serves_since is not None:
-            if pid != side.pid and is_gone(side.pid):  # else it was not listed, as another ended just then
+            is_unlisted = pid is None and not is_gone(side.pid)  # as another one ended just then
+            if pid != side.pid and not is_unlisted:
                 self.broken.append(f"the {side.kind} (pid {side.pid}) was not killed, and is {pid} now")
                 side.serves_since = None
         elif pid not in (None, side.pid) and get(side.origin + _PATHS[side.kind])[0] == 200:
@@ -194,8 +193,7 @@ def _wrong_lines(drill: _Drill) -> list[str]:
     """The log tells each death once, and nothing else that is wrong."""
     lines = drill.server.log().splitlines()
     slow = re.findall(f"Worker ([0-9]+) {_SLOW_TO_LEAVE}", drill.server.log())
-    expected = [_DEATH, _LOCKED, *_NOT_IN_TIME, _SLOW_TO_LEAVE, _STAYS]
-    expected += [f"Worker {number} stopped" for number in slow]
+    expected = (_DEATH, _LOCKED, _SLOW_TO_LEAVE, _STAYS, *(f"Worker {number} stopped" for number in slow))
     wrong = [line for line in lines if _IS_WRONG.match(line) and not any(map(line.__contains__, expected))]
     for side in drill.sides:
         told = sum(f"{_DEATH} {side.kind} (pid " in line for line in lines)

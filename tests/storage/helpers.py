@@ -9,7 +9,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from qml_mp.core.limits import Limit, LimitKind
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageError
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.errors import translate
@@ -59,6 +59,13 @@ def too_long() -> StorageError:
     """What the storage raises where PostgreSQL had no time for all the work of a statement."""
     error = QueryCanceled("canceling statement due to statement timeout")
     return translate(error, what="counting jobs", target=parse_target("postgresql://h/db"))
+
+
+def enqueued(storage: Storage, method: str) -> str | None:
+    """The id of a job; None while the storage cannot be reached."""
+    with suppress(StorageUnavailable):
+        return storage.enqueue(Job.new(method))
+    return None
 
 
 def open_patiently(url: str, *, application_name: str = "qml-mp") -> Storage:

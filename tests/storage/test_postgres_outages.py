@@ -38,6 +38,7 @@ from tests.storage.helpers import (
     HOUR,
     KEEP,
     NO,
+    enqueued,
     fetch,
     finish_and_fetch,
     in_an_hour,
@@ -244,19 +245,13 @@ def test_an_enqueue_whose_reply_was_lost_can_be_repeated(through_proxy: Storage,
     assert through_proxy.job_counts()[StateName.ENQUEUED] == 1
 
 
-def is_answered(storage: Storage) -> bool:
-    with contextlib.suppress(StorageUnavailable):
-        return bool(storage.enqueue(Job.new("work")))
-    return False
-
-
 @pytest.mark.fault(37)
 def test_a_server_that_no_longer_answers_is_given_up(
     through_proxy: Storage, proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", 2000)
     through_proxy.close()
-    wait_until(lambda: is_answered(through_proxy), what="an answer within that time")
+    wait_until(lambda: enqueued(through_proxy, "work"), what="an answer within that time")
     proxy.go_silent()
 
     with pytest.raises(StorageUnavailable, match="did not reply"):

@@ -13,11 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.store import Storage
 from tests.postgres_cluster import free_port
 from tests.processes.harness import wait_until
 from tests.storage.flaky_proxy import FlakyProxy
-from tests.storage.helpers import in_schema, patient_url
+from tests.storage.helpers import enqueued, in_schema, patient_url
 
 SCHEMA = "two_hosts"
 READ_ONLY = "&options=-c%20default_transaction_read_only%3Don"
@@ -44,13 +43,6 @@ def url(postgres_url: str, proxy: FlakyProxy) -> Iterator[str]:
     yield url_of_both(proxy, postgres_url)
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-
-
-def enqueued(storage: Storage, method: str) -> str | None:
-    """The id of a job; None while the storage cannot be reached."""
-    with contextlib.suppress(StorageUnavailable):
-        return storage.enqueue(Job.new(method))
-    return None
 
 
 def test_when_the_first_host_is_gone_the_second_one_is_used(url: str, proxy: FlakyProxy) -> None:

@@ -26,7 +26,7 @@ from qml_mp.supervisor import membership
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.membership import join
 from qml_mp.supervisor.run import Run
-from tests.processes.harness import PATIENCE_S, state_of
+from tests.processes.harness import state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -74,10 +74,8 @@ def join_while_another_writes(storage: Storage) -> Run:
 
 
 def test_a_start_waits_for_another_writer_to_give_back_what_a_dead_server_left(
-    storage: Storage, left_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, left_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(membership, "_RECOVER_WITHIN_S", PATIENCE_S)
-
     run = join_while_another_writes(storage)
 
     assert state_of(storage, left_id) is StateName.ENQUEUED
