@@ -6,7 +6,6 @@ import asyncio
 import copy
 import functools
 import inspect
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -107,23 +106,6 @@ def test_a_recurring_function_is_a_template_and_a_job(app: QmlApp) -> None:
     assert (template.id, template.method, template.queue) == ("digest", "digest", "reports")
     assert (template.cron, template.tz) == ("0 9 * * MON-FRI", "Europe/Berlin")
     assert job_function.enqueue().job().queue == "reports"
-
-
-def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it() -> None:
-    app = QmlApp("memory://", name="shop")
-    declared = app.recurring("@daily", misfire="catch_up(3)", overlap="queue", jitter="90s")
-    declared(app.job(priority=9)(digest))
-
-    facts = read_facts(probe(LoadedProgram(program=app.program)))
-
-    (template,) = facts.recurring
-    assert (facts.name, facts.spec, template.priority) == ("shop", "", 9)
-    assert (template.misfire, template.overlap, template.jitter) == (
-        "catch_up(3)",
-        "queue",
-        timedelta(seconds=90),
-    )
-    assert template.next_run_at == app.program.recurring[0].next_run_at
 
 
 def count_letters(a: int, b: int) -> None: ...
@@ -338,18 +320,6 @@ def test_an_app_in_memory_names_the_one_database_it_stands_for() -> None:
     app.close()
 
 
-def test_a_url_that_is_no_text_is_refused_without_showing_it(app: QmlApp) -> None:
-    url: Any = b"sqlite:///password.db"
-
-    with pytest.raises(ConfigurationError) as refusal:
-        QmlApp(url)
-    with pytest.raises(ConfigurationError) as refusal_of_another, app.attached(url):
-        pass
-
-    expected = "The storage URL is of type bytes; it must be text such as sqlite:///jobs.db."
-    assert str(refusal.value) == str(refusal_of_another.value) == expected
-
-
 def test_the_url_is_looked_up_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_URL", f"sqlite:///{tmp_path}/from_env.db")
     app = QmlApp()
@@ -391,18 +361,6 @@ def test_an_app_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     ]:
         with pytest.raises(AppImportError, match=told):
             load_app(spec)
-
-
-def test_importing_the_package_loads_nothing_of_it_and_declaring_an_app_loads_no_driver() -> None:
-    code = (
-        "import sys, qml_mp\n"
-        "assert [m for m in sys.modules if m.startswith('qml_mp')] == ['qml_mp'], sys.modules\n"
-        "app = qml_mp.QmlApp('sqlite:///x.db')\n"
-        "app.job()(lambda: None)\n"
-        "assert not {'psycopg', 'sqlite3', 'click', 'setproctitle'} & set(sys.modules)\n"
-    )
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_public_name_is_found() -> None:

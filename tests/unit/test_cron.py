@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from threading import Event
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qml_mp.core import cron
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
-from tests.until import PATIENCE_S
 
 ZONES = [
     "Europe/Berlin",
@@ -309,26 +305,3 @@ def test_a_template_with_a_bad_payload_method_or_id_is_refused() -> None:
             RecurringJob.new("x", "0 9 * * *", method)
     with pytest.raises(ConfigurationError, match="recurring id"):
         RecurringJob.new("", "0 9 * * *", "digest")
-
-
-def test_a_schedule_that_is_being_prepared_holds_up_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    makes = cron._search
-    is_begun, may_go_on = Event(), Event()
-
-    def make_slowly(expression: str) -> object:
-        if expression.startswith("0 17"):
-            is_begun.set()
-            may_go_on.wait(PATIENCE_S)
-        return makes(expression)
-
-    monkeypatch.setattr(cron, "_search", make_slowly)
-    with ThreadPoolExecutor(1) as thread:
-        slow = thread.submit(CronSchedule("17 9 * * *").next_after, utc(2025, 3, 1))
-        is_begun.wait()
-
-        other = CronSchedule("5 9 * * *").next_after(utc(2025, 3, 1))
-        has_waited = not slow.done()
-        may_go_on.set()
-
-    assert has_waited
-    assert (other, slow.result()) == (utc(2025, 3, 1, 9, 5), utc(2025, 3, 1, 9, 17))

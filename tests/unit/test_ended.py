@@ -25,9 +25,7 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES, encode_json
 from qml_mp.core.progress import Progress
-from qml_mp.ipc import ended
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 
 DONE = Success(result=None, duration=timedelta(microseconds=12))
@@ -106,54 +104,6 @@ def test_every_outcome_comes_back_as_it_was(told: list[Outcome]) -> None:
     assert region.has_unwritten is bool(told)
 
 
-def test_what_was_emptied_is_gone_and_what_comes_next_is_kept() -> None:
-    region, key = EndedTable(1).region(0), a_key()
-    region.append(a_key(), DONE)
-
-    region.empty()
-
-    assert region.read()[1] == {}
-    region.append(key, DONE)
-    assert region.read()[1] == {key: DONE}
-
-
-def test_regions_do_not_touch_each_other() -> None:
-    table = EndedTable(3)
-    regions = [table.region(index) for index in range(3)]
-    large = of_size(REGION_BYTES - 100)
-    keys = [a_key() for _ in regions]
-
-    for region, key in zip(regions, keys, strict=True):
-        assert region.append(key, large)
-
-    assert [region.read()[1] for region in regions] == [{key: large} for key in keys]
-
-
-@pytest.mark.parametrize("progress", [None, Progress(done=1.0, total=2.0, note="é" * 150)])
-@pytest.mark.parametrize("one", ["x", "é", "\n", '"'])
-def test_the_largest_result_is_kept_where_there_is_said_to_be_room(
-    one: str, progress: Progress | None
-) -> None:
-    region = EndedTable(1).region(0)
-    extras = None if progress is None else Extras(progress=progress)
-    result = one * ((MAX_PAYLOAD_BYTES - 2) // len(encode_json(one, what="One").encode()[1:-1]))
-    largest = Success(
-        result=result, duration=timedelta(), encoded=encode_json(result, what="All"), extras=extras
-    )
-    other, keys = Success(result="x" * 10_000, duration=timedelta()), []
-    while region.has_room:
-        keys.append(a_key())
-        region.append(keys[-1], other)
-
-    assert len(keys) > 50
-    region.empty()
-    for key in keys[:-1]:
-        region.append(key, other)
-    assert region.append(keys[-1], largest)
-    assert region.read()[1].keys() == set(keys)
-    assert region.read()[1][keys[-1]] == largest
-
-
 def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> None:
     region, key = EndedTable(1).region(0), a_key()
     region.append(key, DONE)
@@ -162,44 +112,6 @@ def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> 
 
     assert not fits
     assert region.read()[1] == {key: DONE}
-
-
-def test_what_came_of_all_jobs_that_have_run_can_be_taken_back() -> None:
-    table = EndedTable(1)
-    region, first, newest, returned = table.region(0), a_key(), a_key(), a_key()
-    not_begun = Release(reason="not begun", not_begun=True)
-    region.append(a_key(), DONE)
-    region.empty()
-    region.append(first, DONE)
-    region.append(newest, Release(reason="the server is stopping"))
-    region.append(returned, not_begun)
-
-    region.take_back()
-
-    assert region.read()[1] == {returned: not_begun}
-    found = region.uncounted()
-    assert {key: found[key].outcome for key in found} == {first: None, newest: None, returned: not_begun}
-    region = table.region(0)
-    region.append(first, DONE)
-    assert region.read()[1] == {first: DONE}
-
-
-def test_a_claim_that_goes_back_leaves_nothing_where_there_is_no_room_for_that() -> None:
-    region, key = EndedTable(1).region(0), a_key()
-    region.append(key, of_size(REGION_BYTES - 1000))
-
-    while region.append(a_key(), Release(reason="r" * 100, not_begun=True)):
-        pass
-
-    assert all(one.outcome is not None for one in region.uncounted().values())
-
-
-def test_what_has_no_text_is_refused() -> None:
-    nested: Any = []
-    for _ in range(100_000):
-        nested = [nested]
-
-    assert not EndedTable(1).region(0).append(a_key(), Success(result=nested, duration=timedelta()))
 
 
 def test_a_record_that_was_not_finished_does_not_count() -> None:
@@ -252,47 +164,6 @@ def fill_for_ever(region: EndedOutcomes) -> None:
         os._exit(1)
 
 
-def test_a_reader_beside_a_worker_that_empties_and_fills_sees_no_mixture() -> None:
-    region = EndedTable(1).region(0)
-    pid = os.fork()
-    if pid == 0:
-        fill_for_ever(region)
-    try:
-        for _ in range(2000):
-            found = [key.claim_seq for key in region.read()[1]]
-            assert found == list(range(1, len(found) + 1))
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def test_the_worker_learns_what_its_supervisor_has_written() -> None:
-    region, first, later = EndedTable(1).region(0), a_key(), a_key()
-    region.append(first, DONE)
-    assert region.has_unwritten
-
-    head, _ = region.read()
-    region.append(later, DONE)
-    region.note_written(head)
-
-    assert region.written_by_supervisor() == {first}
-    assert region.has_unwritten
-    region.empty()
-    assert region.written_by_supervisor() == frozenset()
-    region.append(a_key(), DONE)
-    assert region.written_by_supervisor() == frozenset()
-
-
-def test_what_a_job_has_written_there_by_mistake_is_passed_over() -> None:
-    region, key = EndedTable(1).region(0), a_key()
-    region.append(a_key(), Release(reason="told"))
-    at = region._at + ended._RECORDS_AT + ended._RECORD.size
-    region._memory[at : at + 4] = b"\xff\xff\xff\xff"
-    region.append(key, DONE)
-
-    assert region.read()[1] == {key: DONE}
-
-
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60_000)), max_size=9))
 def test_what_is_dropped_is_gone_and_what_came_since_stays(steps: list[tuple[int, int]]) -> None:
@@ -309,28 +180,3 @@ def test_what_is_dropped_is_gone_and_what_came_since_stays(steps: list[tuple[int
             kept = {key: outcome for key, outcome in kept.items() if key not in old}
         assert region.read()[1] == kept
         assert region.has_unwritten is bool(kept)
-
-
-def test_a_region_that_is_never_empty_does_not_fill_up() -> None:
-    region = EndedTable(1).region(0)
-    outcome = Success(result="x" * 50_000, duration=timedelta())
-    region.append(a_key(), outcome)
-
-    for _ in range(50):
-        end, newest = region.end, a_key()
-        assert region.append(newest, outcome)
-        region.drop_until(end)
-        assert list(region.read()[1]) == [newest]
-
-
-def test_what_was_noted_as_written_says_nothing_of_what_is_kept_once_some_is_dropped() -> None:
-    region = EndedTable(1).region(0)
-    region.append(a_key(), DONE)
-    region.note_written(region.read()[0])
-    end = region.end
-    region.append(a_key(), DONE)
-
-    region.drop_until(end)
-
-    assert region.has_unwritten
-    assert region.written_by_supervisor() == frozenset()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -21,7 +15,6 @@ from qml_mp.errors import InvalidJob
 from qml_mp.processing import board
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from tests.unit.processor_case import claim_of, error_of, run
-from tests.until import PATIENCE_S
 
 
 def chaining(*jobs: Any, then: Callable[[], object] = lambda: None) -> Callable[..., object]:
@@ -57,66 +50,11 @@ def test_a_success_carries_what_follows_and_each_names_its_parent() -> None:
     assert [replace(job, metadata={}) for job in got] == [replace(first, metadata={}), second]
 
 
-def test_of_code_that_middleware_calls_again_only_what_the_last_call_said_follows() -> None:
-    calls = list[int]()
-
-    def again(job: Job, context: WorkerContext, call_next: Any) -> object:
-        context.then(Job.new("first"))
-        for _ in range(2):
-            with contextlib.suppress(ValueError):
-                call_next(job, context)
-            context.then(Job.new("between"))
-        return call_next(job, context)
-
-    def f(ctx: WorkerContext) -> None:
-        calls.append(len(calls))
-        ctx.then(Job.new("next", calls[-1]))
-        if calls[-1] == 0:
-            raise ValueError
-
-    got = followers(run(f, middleware=(again,)))
-
-    said = [(job.method, job.payload) for job in got]
-    assert said == [("first", None), ("between", None), ("between", None), ("next", 2)]
-
-
-def test_code_that_says_nothing_when_it_is_called_again_is_followed_by_nothing() -> None:
-    jobs = [[Job.new("next")], []]
-
-    def again(job: Job, context: WorkerContext, call_next: Any) -> object:
-        call_next(job, context)
-        return call_next(job, context)
-
-    def f(ctx: WorkerContext) -> None:
-        ctx.then(*jobs.pop(0))
-
-    outcome = run(f, middleware=(again,))
-
-    assert isinstance(outcome, Success)
-    assert outcome.extras is None
-
-
-def test_a_copy_of_the_context_adds_to_the_same() -> None:
-    def middleware(job: Job, context: WorkerContext, call_next: Any) -> object:
-        return call_next(job, replace(context, attempt=9))
-
-    got = followers(run(chaining(Job.new("next")), middleware=(middleware,)))
-
-    assert [job.method for job in got] == ["next"]
-
-
 @pytest.mark.parametrize("said", [WorkerResult.failure("no"), WorkerResult.retry("later")])
 def test_nothing_follows_an_attempt_that_did_not_succeed(said: WorkerResult) -> None:
     outcome = run(chaining(Job.new("next"), then=lambda: said))
 
     assert isinstance(outcome, Failure | Retry)
-    assert outcome.extras is None
-
-
-def test_a_job_that_says_nothing_has_nothing_with_its_success() -> None:
-    outcome = run(lambda: 1)
-
-    assert isinstance(outcome, Success)
     assert outcome.extras is None
 
 
@@ -146,33 +84,6 @@ def test_one_job_twice_is_refused_and_not_enqueued_once() -> None:
     assert f"{twin.id} twice" in error.message
 
 
-def stepping(frame: FrameType, _event: str, _arg: object) -> Any:
-    """Traces a thread: other threads run after each line of the board."""
-    if frame.f_code.co_filename != board.__file__:
-        return None
-    time.sleep(0.0001)
-    return stepping
-
-
-def test_what_threads_of_the_job_say_at_the_same_time_is_enqueued_all_of_it() -> None:
-    jobs = [Job.new("next", number) for number in range(80)]
-    begin = threading.Barrier(8)
-
-    def f(ctx: WorkerContext) -> None:
-        def say(some: list[Job]) -> None:
-            sys.settrace(stepping)
-            begin.wait()
-            for job in some:
-                ctx.then(job)
-
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(say, [jobs[start::8] for start in range(8)]))
-
-    got = followers(run(f))
-
-    assert sorted(job.id for job in got) == sorted(job.id for job in jobs)
-
-
 def test_once_the_attempt_has_ended_it_is_refused_and_not_lost() -> None:
     contexts = list[WorkerContext]()
 
@@ -183,43 +94,6 @@ def test_once_the_attempt_has_ended_it_is_refused_and_not_lost() -> None:
 
     with pytest.raises(InvalidJob, match="after the attempt had ended"):
         contexts[0].then(Job.new("next"))
-    assert not contexts[0].board.follow_ups
-
-
-def test_what_a_thread_begins_to_say_while_the_attempt_ends_is_refused_and_not_lost(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    begun, has_ended = threading.Event(), threading.Event()
-    contexts, refused = list[WorkerContext](), list[InvalidJob]()
-
-    class Slow(board.FollowUps):
-        def __init__(self) -> None:
-            super().__init__()
-            if threading.current_thread() is thread:
-                begun.set()
-                has_ended.wait(PATIENCE_S)
-
-    def say() -> None:
-        try:
-            contexts[0].then(Job.new("late"))
-        except InvalidJob as problem:
-            refused.append(problem)
-
-    def f(ctx: WorkerContext) -> None:
-        contexts.append(ctx)
-        thread.start()
-        assert begun.wait(PATIENCE_S)
-
-    thread = threading.Thread(target=say)
-    monkeypatch.setattr(board, "FollowUps", Slow)
-
-    outcome = run(f)
-    has_ended.set()
-    thread.join()
-
-    assert isinstance(outcome, Success)
-    assert outcome.extras is None
-    assert "after the attempt had ended" in str(refused[0])
     assert not contexts[0].board.follow_ups
 
 

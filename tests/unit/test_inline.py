@@ -35,9 +35,7 @@ from qml_mp import (
     inline,
     inline_calls,
 )
-from qml_mp.core.job import Claim
-from qml_mp.core.outcome import AttemptKind, Outcome
-from qml_mp.storage.values import Finished
+from qml_mp.core.outcome import AttemptKind
 from tests.until import PATIENCE_S, wait_until
 
 app = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=3))
@@ -256,43 +254,6 @@ def test_a_job_is_told_of_failures_of_what_it_enqueues_and_not_of_its_siblings()
     assert parent.state_name is StateName.FAILED
 
 
-def test_what_failed_in_a_call_that_was_broken_off_is_not_raised_by_another() -> None:
-    """Neither what had failed by then nor what fails afterwards, in another thread."""
-    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
-    is_broken_off, runs = threading.Event(), threading.Event()
-    broken = {"before", "afterwards"}
-
-    @own.job()
-    def fragile(name: str) -> str:
-        if name == "afterwards" and broken:
-            runs.set()
-            assert is_broken_off.wait(PATIENCE_S)
-        if name in broken:
-            raise ValueError(name)
-        return name
-
-    @own.job()
-    def stop() -> None:
-        others.start()
-        assert runs.wait(PATIENCE_S)
-        raise KeyboardInterrupt
-
-    with own.inline(raise_failures=True):
-        others = threading.Thread(target=own.enqueue_many, args=[[]], daemon=True)
-        with pytest.raises(KeyboardInterrupt):
-            own.enqueue_many([fragile.job("before"), stop.job(), fragile.job("afterwards")])
-        is_broken_off.set()
-        others.join(PATIENCE_S)
-        failed = [job for job in own.enqueued(fragile) if job.state_name is StateName.FAILED]
-        broken.clear()
-        for job in failed:
-            own.handle(job.id).retry()
-        ended = [job.state_name for job in own.enqueued(fragile)]
-
-    assert len(failed) == 2
-    assert ended == [StateName.SUCCEEDED] * 2
-
-
 def test_jobs_that_are_retried_by_hand_run_at_once_too() -> None:
     own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
     broken = {"first", "second"}
@@ -454,45 +415,6 @@ def waits_for_others(thread: threading.Thread) -> bool:
     return thread.ident in NotingCondition.waiting
 
 
-def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    threaded = QmlApp("sqlite:////nowhere/jobs.db")
-
-    @threaded.job()
-    def gated() -> str:
-        taken.wait_for_gate()
-        return "after the gate"
-
-    with threaded.inline():
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=lambda: seen.append(gated.enqueue().state))
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-
-    assert seen == [StateName.SUCCEEDED]
-
-
-def test_a_job_waits_for_what_it_enqueues_and_another_thread_has_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    threaded = QmlApp("sqlite:////nowhere/jobs.db")
-
-    @threaded.job()
-    def gated() -> None:
-        taken.wait_for_gate()
-
-    @threaded.job()
-    def parent() -> None:
-        seen.append(gated.enqueue().state)
-
-    with threaded.inline():
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=parent.enqueue)
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-
-    assert seen == [StateName.SUCCEEDED]
-
-
 def test_a_failure_is_raised_where_the_job_was_enqueued_whichever_thread_has_run_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -527,169 +449,6 @@ def test_a_failure_is_raised_where_the_job_was_enqueued_whichever_thread_has_run
     assert ended == [("gated", StateName.SUCCEEDED), ("fail", StateName.FAILED)]
 
 
-@pytest.mark.parametrize("is_late_in", ["the job", "writing its outcome"])
-def test_an_attempt_that_another_thread_begins_before_this_one_is_done_with_the_last_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, is_late_in: str
-) -> None:
-    """Its failure is raised as it was."""
-    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
-    second_has_come = threading.Event()
-
-    def be_late_in_the_second(place: str) -> None:
-        if place == is_late_in:
-            second_has_come.set()
-            wait_until(lambda: waits_for_others(enqueuing) or not enqueuing.is_alive())
-
-    @threaded.job()
-    def fail(ctx: WorkerContext) -> None:
-        if ctx.attempt == 2:
-            be_late_in_the_second("the job")
-        raise ValueError(f"attempt {ctx.attempt}")
-
-    def enqueue() -> None:
-        with pytest.raises(ValueError, match="attempt 2"):
-            fail.enqueue()
-        seen.append("raised")
-
-    with threaded.inline(raise_failures=True):
-        other = threading.Thread(target=threaded.enqueue_many, args=[[]])
-        finish = threaded.storage.finish
-
-        def finish_and_be_late(claim: Claim, outcome: Outcome, **options: Any) -> Finished:
-            if threading.current_thread() is other:
-                be_late_in_the_second("writing its outcome")
-                return finish(claim, outcome, **options)
-            finished = finish(claim, outcome, **options)
-            other.start()
-            assert second_has_come.wait(PATIENCE_S)
-            return finished
-
-        monkeypatch.setattr(threaded.storage, "finish", finish_and_be_late)
-        enqueuing = threading.Thread(target=enqueue)
-        enqueuing.start()
-        enqueuing.join(PATIENCE_S)
-        other.join(PATIENCE_S)
-
-    assert seen == ["raised"]
-
-
-def test_a_job_does_not_wait_for_one_that_stands_for_what_it_enqueues_and_was_under_way() -> None:
-    """That may be itself, or one in another thread that would wait for it."""
-    own = QmlApp("sqlite:////nowhere/jobs.db")
-    both = threading.Barrier(2)
-
-    @own.job()
-    def name(mine: str, other: str) -> None:
-        both.wait(PATIENCE_S)
-        seen.extend(name.using(unique_key=key).enqueue(mine, other).state for key in (mine, other))
-        both.wait(PATIENCE_S)
-
-    def enqueue(mine: str, other: str) -> None:
-        ended.append(name.using(unique_key=mine).enqueue(mine, other).state)
-
-    ended: list[StateName] = []
-    with own.inline():
-        threads = [
-            threading.Thread(target=enqueue, args=names, daemon=True) for names in (("a", "b"), ("b", "a"))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE_S)  # two that waited for each other would never end
-
-    assert ended == [StateName.SUCCEEDED] * 2
-    assert seen == [StateName.PROCESSING] * 4
-
-
-def test_a_hook_does_not_wait_for_the_job_that_it_is_told_of() -> None:
-    """Which stands, by `unique_for`, for what the hook enqueues, as it does beyond its end."""
-
-    def told(change: StateChange) -> None:
-        if change.new is StateName.SUCCEEDED:
-            seen.append(refresh.using(unique_key="refresh", unique_for="1h").enqueue().state)
-
-    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none(), on_state_change=told)
-
-    @own.on_failure
-    def tell(_job: Job, _error: ErrorInfo) -> None:
-        seen.append(alert.using(unique_key="alert", unique_for="1h").enqueue().state)
-
-    @own.job()
-    def alert() -> None:
-        raise ValueError("the mail server is down")
-
-    @own.job()
-    def refresh() -> None: ...
-
-    def enqueue() -> None:
-        ended.append(alert.using(unique_key="alert", unique_for="1h").enqueue().state)
-        ended.append(refresh.using(unique_key="refresh", unique_for="1h").enqueue().state)
-
-    ended: list[StateName] = []
-    with own.inline():
-        thread = threading.Thread(target=enqueue, daemon=True)
-        thread.start()
-        thread.join(PATIENCE_S)  # one that waited for itself would never end
-
-    assert seen == ended == [StateName.FAILED, StateName.SUCCEEDED]
-
-
-def test_a_hook_does_not_wait_for_a_job_that_waits_for_the_one_that_it_is_told_of(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
-
-    @threaded.job()
-    def rebuild() -> None:
-        gated.enqueue()
-
-    @threaded.job()
-    def gated() -> None:
-        taken.wait_for_gate()
-        raise ValueError
-
-    @threaded.on_failure
-    def again(_job: Job, _error: ErrorInfo) -> None:
-        seen.append(rebuild.using(unique_key="rebuild").enqueue().state)
-
-    def enqueue() -> None:
-        seen.append(rebuild.using(unique_key="rebuild").enqueue().state)
-
-    with threaded.inline():
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=enqueue, daemon=True)
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-
-    assert seen == [StateName.PROCESSING, StateName.SUCCEEDED]
-
-
-def test_what_another_thread_runs_of_many_jobs_is_not_counted_as_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(inline, "_MOST_BESIDES", 5)
-    monkeypatch.setattr(inline, "_MOST_OF_EACH", 0)
-    threaded = QmlApp("sqlite:////nowhere/jobs.db")
-
-    @threaded.job()
-    def gated(n: int) -> int:
-        if n == 20:
-            taken.wait_for_gate()
-        return n  # in the other thread, like all before
-
-    def enqueue() -> None:
-        handles = threaded.enqueue_many(gated.job(n) for n in range(1, 21))
-        seen.extend(handle.result for handle in handles)
-
-    with threaded.inline():
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=enqueue)
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-
-    assert seen == list(range(1, 21))
-
-
 def test_a_job_of_one_app_enqueues_one_of_another_that_has_follow_ups_and_retries() -> None:
     one, other = (QmlApp(f"sqlite:////nowhere/{name}.db") for name in ("one", "other"))
 
@@ -714,27 +473,6 @@ def test_a_job_of_one_app_enqueues_one_of_another_that_has_follow_ups_and_retrie
     assert seen == ["second"]
 
 
-def test_jobs_of_two_apps_that_enqueue_each_other_for_ever_are_told_so() -> None:
-    one, other = (
-        QmlApp(f"sqlite:////nowhere/{name}.db", retry_policy=RetryPolicy.none()) for name in ("one", "other")
-    )
-
-    @one.job()
-    def forth() -> None:
-        back.enqueue()
-
-    @other.job()
-    def back() -> None:
-        forth.enqueue()
-
-    with (
-        one.inline(raise_failures=True),
-        other.inline(raise_failures=True),
-        pytest.raises(ConfigurationError, match="more than 20 deep"),
-    ):
-        back.enqueue()
-
-
 def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "_MOST_BESIDES", 20)
     monkeypatch.setattr(inline, "_MOST_OF_EACH", 5)
@@ -751,63 +489,12 @@ def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.Monk
         assert note.enqueue("goes on").wait(timeout=0) == "goes on"
 
 
-def test_of_many_that_fail_each_uses_up_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inline, "_MOST_BESIDES", 5)
-
-    with app.inline():
-        handles = fail_until.enqueue_many(fail_until.job(9) for _ in range(10))
-        attempts = len(seen)
-        app.jobs(state=StateName.FAILED).retry()
-
-        assert (attempts, len(seen)) == (30, 60)
-        assert {each.job().failures for each in handles} == {3}
-
-
 @pytest.mark.parametrize(
     ("kind", "raised"), [("Ctrl-C", KeyboardInterrupt), ("pytest", pytest.fail.Exception)]
 )
 def test_what_ends_a_test_ends_it(kind: str, raised: type[BaseException]) -> None:
     with app.inline(), pytest.raises(raised):
         end.enqueue(kind)
-
-
-@pytest.mark.parametrize("is_nested", [False, True])
-def test_what_ends_a_test_ends_that_which_has_enqueued_the_job_whichever_thread_has_run_it(
-    monkeypatch: pytest.MonkeyPatch, is_nested: bool
-) -> None:
-    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
-
-    @threaded.job()
-    def gated() -> None:
-        taken.wait_for_gate()
-        pytest.fail("the job says so")
-
-    @threaded.job()
-    def parent() -> None:
-        gated.enqueue()
-        seen.append("went on")
-
-    def enqueue() -> None:
-        with pytest.raises(pytest.fail.Exception, match="the job says so"):
-            (parent if is_nested else gated).enqueue()
-        seen.append("raised")
-
-    with threaded.inline():
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=enqueue, daemon=True)
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-
-    assert seen == ["raised"]
-    assert taken.raised == []
-
-
-def test_what_ends_a_test_ends_it_when_a_coroutine_enqueues() -> None:
-    async def in_a_loop() -> None:
-        end.enqueue("pytest")
-
-    with app.inline(), pytest.raises(pytest.fail.Exception, match="the job says so"):
-        asyncio.run(in_a_loop())
 
 
 def test_an_exit_fails_the_job_as_in_production() -> None:

@@ -59,14 +59,6 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
     }  # fmt: skip
 
 
-def test_json_has_the_traceback_of_an_attempt_beside_the_message_and_not_in_it() -> None:
-    trace = 'Traceback (most recent call last):\n  File "tasks.py", line 3, in f\nValueError: no'
-
-    line = json.loads(JsonFormatter().format(record("%s", f"failed: no\n{trace}", traceback=trace)))
-
-    assert (line["message"], line["traceback"]) == ("failed: no", trace)
-
-
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -121,17 +113,6 @@ def filtered(**fields: Any) -> dict[str, object]:
     made = record("said", **fields)
     assert JobRecords().filter(made)
     return {name: vars(made)[name] for name in ("job_id", "method", "attempt") if name in vars(made)}
-
-
-def test_what_a_record_inside_a_job_says_itself_stays() -> None:
-    claim = claim_of(failures=1, crashes=1)
-    note_running(claim.job)
-    try:
-        assert filtered(method="POST") == {"job_id": claim.job.id, "method": "POST", "attempt": 3}
-        assert filtered(attempt=7)["attempt"] == 7
-        assert filtered(job_id="another") == {"job_id": "another"}
-    finally:
-        note_running(None)
 
 
 def test_a_record_inside_a_job_carries_it_and_one_outside_none() -> None:

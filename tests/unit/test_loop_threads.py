@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import pytest
@@ -77,21 +75,6 @@ def test_what_is_called_has_the_context_of_the_coroutine_and_no_thread_is_left()
     wait_until(lambda: not threads_left(), what="the end of the threads")
 
 
-def test_calls_under_way_share_a_few_threads_and_come_by_their_results() -> None:
-    threads, seen = LoopThreads(NAME), set[int]()
-
-    def ask(number: int) -> int:
-        seen.add(threads_left())
-        return number
-
-    async def main() -> list[int]:
-        return await asyncio.gather(*(threads.call(partial(ask, number)) for number in range(500)))
-
-    assert asyncio.run(main()) == list(range(500))
-    assert max(seen) <= 32
-    wait_until(lambda: not threads_left(), what="the end of the threads")
-
-
 def test_what_has_begun_is_over_when_asyncio_run_returns_though_its_coroutine_was_cancelled() -> None:
     threads, has_begun, may_end, ends = LoopThreads(NAME), threading.Event(), threading.Event(), list[str]()
 
@@ -108,77 +91,4 @@ def test_what_has_begun_is_over_when_asyncio_run_returns_though_its_coroutine_wa
     asyncio.run(main())
 
     assert ends == ["cancelled", "written"]
-    wait_until(lambda: not threads_left(), what="the end of the threads")
-
-
-def test_what_goes_on_for_a_cancelled_coroutine_takes_no_thread_of_the_loops_own_pool() -> None:
-    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
-
-    def ask() -> bool:
-        has_begun.set()
-        return may_end.wait(PATIENCE_S)
-
-    async def main() -> bool:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        await cancelled_once_begun(threads.call(ask), has_begun)
-        await asyncio.to_thread(lambda: None)
-        went_on_meanwhile = threads_left() == 1
-        may_end.set()
-        return went_on_meanwhile
-
-    assert asyncio.run(main())
-    wait_until(lambda: not threads_left(), what="the end of the threads")
-
-
-def test_what_goes_on_for_a_cancelled_coroutine_may_end_when_its_loop_is_closed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
-
-    def ask() -> bool:
-        has_begun.set()
-        return may_end.wait(PATIENCE_S)
-
-    async def main() -> None:
-        await cancelled_once_begun(threads.call(ask), has_begun)
-
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(main())
-    loop.close()  # unlike `asyncio.run`, without a word to what is open
-    may_end.set()
-    wait_until(lambda: not threads_left(), what="the end of the threads")
-    gc.collect()
-
-    assert not caplog.records
-
-
-def test_a_loop_goes_on_once_what_was_cancelled_is_over() -> None:
-    threads, has_begun, may_end = LoopThreads(NAME), threading.Event(), threading.Event()
-
-    def ask() -> None:
-        has_begun.set()
-        may_end.wait(PATIENCE_S)
-        raise ValueError("whose caller is gone")
-
-    async def main() -> int:
-        await cancelled_once_begun(threads.call(ask), has_begun)
-        may_end.set()
-        while threads_left():
-            await asyncio.sleep(0.001)
-        return await threads.call(lambda: 7)
-
-    assert asyncio.run(main()) == 7
-
-
-def test_loops_that_ask_within_each_others_calls_do_not_wait_for_threads() -> None:
-    threads = LoopThreads(NAME)
-
-    def ask(depth: int) -> int:
-        return 0 if depth == 0 else 1 + asyncio.run(inner(depth - 1))
-
-    async def inner(depth: int) -> int:
-        return await threads.call(lambda: ask(depth))
-
-    assert asyncio.run(inner(40)) == 40
     wait_until(lambda: not threads_left(), what="the end of the threads")

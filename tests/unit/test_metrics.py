@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,15 +16,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from qml_mp.core.history import BOUNDS_S, Ending, SeriesKey, numbers_of_one
+from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.ipc.side import ServerReport, WorkerReport
-from qml_mp.metrics.ends import SHOWN_BOUNDS_S
 from qml_mp.metrics.families import ServerCollector
 from qml_mp.metrics.storage_looks import StorageLook
 from qml_mp.storage.values import QueueStats
 from tests.unit.test_health import ANSWERS, FINE, NOW
 
-DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana-dashboard.json"
 HOSTILE = 'a"b\\n\n{} ü'
 REPORT = replace(
     FINE,
@@ -120,14 +116,6 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
             assert re.fullmatch(r"[a-z]+", label)
 
 
-def test_what_has_a_size_or_a_time_says_its_unit_last() -> None:
-    names = {family.name for family in families()}
-
-    assert {name for name in names if re.search("memory|_age|_time|waiting|running", name)} == {
-        name for name in names if name.endswith(("_seconds", "_bytes"))
-    }
-
-
 def test_attempts_are_counted_by_method_queue_and_outcome_with_how_long_they_took() -> None:
     found = samples(families())
     pair = {("method", "resize"), ("queue", "images")}
@@ -160,10 +148,6 @@ def test_what_a_pair_has_not_come_to_yet_is_counted_as_0() -> None:
     }
 
 
-def test_every_bound_that_is_shown_is_one_that_is_counted() -> None:
-    assert set(SHOWN_BOUNDS_S) <= set(BOUNDS_S)
-
-
 def test_hostile_names_arrive_as_they_are() -> None:
     found = samples(families())
 
@@ -193,17 +177,3 @@ def test_without_a_report_and_with_a_silent_storage_there_is_still_an_answer() -
 
     assert found["qml_mp_storage_up", frozenset()] == 0
     assert found["qml_mp_queue_metrics_reported", frozenset()] == 0
-
-
-def test_the_dashboard_asks_for_metrics_that_exist_and_for_all_that_matter() -> None:
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    queries += [each["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
-
-    asked = {name for query in queries for name in re.findall(r"\bqml_mp_\w+", query)}
-
-    there = {sample.name for family in families() for sample in family.samples}
-    assert asked <= there
-    left_out = {name for name in there - asked if not name.endswith(("_count", "_sum", "_info"))}
-    assert left_out == {"qml_mp_loop_failing", "qml_mp_server_paused", "qml_mp_server_start_time_seconds"}
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -7,9 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import Distribution
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,12 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
-    BatchSpanProcessor,
     SimpleSpanProcessor,
-    SpanExporter,
-    SpanExportResult,
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, WorkerContext, __version__
+from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, WorkerContext
 from qml_mp.otel import OpenTelemetry
 from tests.unit.processor_case import keys_of
 
@@ -91,18 +86,6 @@ def test_an_enqueue_is_a_producer_span_within_the_callers(
     assert str(job.metadata["traceparent"]).startswith(traceparent_of(span))
 
 
-def test_a_copy_of_the_package_without_its_metadata_traces_too(
-    make: Callable[..., QmlApp], exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Distribution, "discover", lambda **_: [])
-
-    make().enqueue("a")
-
-    scope = only(exporter).instrumentation_scope
-    assert scope is not None
-    assert (scope.name, scope.version) == ("qml_mp", __version__)
-
-
 def test_many_jobs_are_one_span_to_which_all_of_them_lead(
     make: Callable[..., QmlApp], exporter: InMemorySpanExporter
 ) -> None:
@@ -136,17 +119,6 @@ def test_a_context_that_the_caller_gives_stays_and_the_span_is_linked_to_it(
     assert not second.links
 
 
-def test_metadata_that_has_no_room_stays_as_it_is(
-    make: Callable[..., QmlApp], exporter: InMemorySpanExporter
-) -> None:
-    app, full = make(), {"k": "x" * (1024 * 1024 - 100)}
-
-    app.enqueue("a", metadata=full)
-
-    assert app.enqueued()[0].metadata == full
-    assert only(exporter).status.status_code is StatusCode.UNSET
-
-
 def test_jobs_of_the_callers_transaction_say_that_it_is_the_caller_who_commits(
     make: Callable[..., QmlApp], exporter: InMemorySpanExporter, tmp_path: Path
 ) -> None:
@@ -161,18 +133,6 @@ def test_jobs_of_the_callers_transaction_say_that_it_is_the_caller_who_commits(
 
     assert (only(exporter).attributes or {})["qml_mp.in_transaction"] is True
     assert app.enqueued() == []
-
-
-def test_an_earlier_job_of_the_key_is_the_one_that_is_told(
-    make: Callable[..., QmlApp], exporter: InMemorySpanExporter
-) -> None:
-    app = make()
-    first = app.enqueue("a", unique_key="k")
-
-    app.enqueue("a", unique_key="k")
-
-    attributes = exporter.get_finished_spans()[1].attributes or {}
-    assert (attributes["messaging.message.id"], attributes["qml_mp.kept_earlier"]) == (first.id, 1)
 
 
 def test_an_enqueue_that_fails_is_an_error(
@@ -279,95 +239,6 @@ def test_what_the_programs_tracing_raises_fails_no_job(
     assert keys_of(told) == (handle.id, "work", 1, "inline")
 
 
-def test_a_provider_that_a_function_makes_is_made_once(provider: TracerProvider) -> None:
-    made: list[TracerProvider] = []
-
-    def make_provider() -> TracerProvider:
-        made.append(provider)
-        return provider
-
-    tracing = OpenTelemetry(make_provider)
-    assert made == []
-    tracing.open()
-    tracing.open()
-
-    assert made == [provider]
-    assert tracing.flush()
-
-
-FORKS = """
-import os, signal, threading, time
-from opentelemetry.sdk.trace import TracerProvider
-from qml_mp.otel import OpenTelemetry
-from qml_mp.otel.tracers import Tracers
-
-made, making, goes_on = [], threading.Event(), threading.Event()
-at_it, provider = set(), Tracers.provider
-
-def come_to_it(tracers):
-    at_it.add(threading.get_ident())
-    return provider(tracers)
-
-Tracers.provider = come_to_it
-
-def make_provider():
-    made.append(threading.get_ident())
-    making.set()
-    wait()
-    return TracerProvider()
-
-def wait():
-    assert goes_on.wait(60)
-
-def end_of_child(run):
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)  # one that waits for ever dies of it
-        made.clear()
-        try:
-            run()
-        finally:
-            os._exit(len(made))
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def open_one():
-    global wait
-    wait = lambda: None
-    tracing.open()
-
-def open_several():
-    def are_all_at_it():
-        while not at_it.issuperset(each.ident for each in threads):
-            time.sleep(0.001)  # between two looks
-
-    global wait
-    wait = are_all_at_it
-    threads = [threading.Thread(target=tracing.open) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-
-tracing = OpenTelemetry(make_provider)
-first = threading.Thread(target=tracing.open)
-first.start()
-assert making.wait(60)
-while_made = end_of_child(open_one)
-goes_on.set()
-first.join()
-print(while_made, end_of_child(open_several), len(made))
-"""
-
-
-def test_a_copy_of_the_process_makes_one_provider_of_its_own_whatever_threads_are_about() -> None:
-    """Forked while another thread makes one, and where several threads need the first one of the copy."""
-    # From 3.12 on, a fork beside a thread warns; that it does so beside threads is what is tested.
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert (run.stdout, run.stderr) == ("1 1 1\n", "")
-
-
 def test_without_an_sdk_nothing_is_written_and_nothing_is_to_be_flushed(tmp_path: Path) -> None:
     tracing = OpenTelemetry(trace.NoOpTracerProvider())
     app = QmlApp(f"sqlite:///{tmp_path / 'jobs.db'}", tracing=tracing)
@@ -377,34 +248,6 @@ def test_without_an_sdk_nothing_is_written_and_nothing_is_to_be_flushed(tmp_path
     assert app.enqueued()[0].metadata == {}
     assert tracing.flush()
     app.close()
-
-
-def test_what_an_exporter_gives_up_at_once_the_sdk_tells_nobody() -> None:
-    """As README says. Should this fail one day, spans of dead workers can be tried again then too."""
-
-    class Refuses(SpanExporter):
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            return SpanExportResult.FAILURE
-
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Refuses()))
-    provider.get_tracer("a test").start_span("a span").end()
-
-    assert OpenTelemetry(provider).flush()
-    provider.shutdown()
-
-
-def test_a_flush_that_hangs_is_not_waited_for() -> None:
-    goes_on = threading.Event()
-
-    class Hangs(TracerProvider):
-        def force_flush(self, timeout_millis: int = 0) -> bool:
-            return goes_on.wait()
-
-    try:
-        assert not OpenTelemetry(Hangs(), flush_timeout=0.05).flush()
-    finally:
-        goes_on.set()
 
 
 def test_what_is_no_provider_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import date, timedelta
@@ -15,7 +14,7 @@ import pytest
 
 from qml_mp import QmlApp, StateChange
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, RetryWhenKilled, Success
+from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, JobTimeout
 from qml_mp.processing.cancel import CancelToken
@@ -200,19 +199,6 @@ def test_a_workers_own_policy_and_limit_hold_for_its_jobs() -> None:
     assert execution.terms.limit == timedelta(seconds=30)
 
 
-def test_a_run_goes_by_what_was_resolved_and_looks_nothing_up_again() -> None:
-    worker = Slow()
-    processor = processor_of(worker)
-    execution = processor.resolve(claim_of())
-    worker.retry_policy, worker.timeout = RetryPolicy.none(), timedelta(hours=1)
-
-    outcome = processor.run(execution, CancelToken.never())
-
-    assert isinstance(outcome, Retry)
-    assert outcome.delay == execution.terms.when_killed.timeout == timedelta(seconds=99)
-    assert (execution.terms.max_attempts, execution.terms.limit) == (2, timedelta(seconds=30))
-
-
 def test_a_worker_may_execute_in_a_coroutine() -> None:
     outcome = run(AsyncWorker())
 
@@ -267,15 +253,6 @@ def test_a_retry_that_the_job_asks_for_is_one_of_those_that_its_worker_allows() 
     assert isinstance(run(Asks(), claim_of(max_retries=1)), Retry)
 
 
-def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:
-    processor = processor_of(Slow())
-
-    first, last = (processor.resolve(claim_of(failures=n)).terms.when_killed for n in (0, 1))
-
-    assert first == RetryWhenKilled(timeout=timedelta(seconds=99), memory=timedelta(seconds=99))
-    assert last == RetryWhenKilled()
-
-
 @pytest.mark.parametrize(
     ("lists", "timeout", "memory"),
     [
@@ -294,20 +271,6 @@ def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
     retry = processor.resolve(claim_of()).terms.when_killed
 
     assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)
-
-
-def test_all_frames_of_an_error_are_told_to_who_wants_details(caplog: pytest.LogCaptureFixture) -> None:
-    run(raising(ValueError("no")))
-    before = [record for record in caplog.records if "all frames" in record.message]
-    caplog.set_level(logging.DEBUG, logger="qml_mp.processing.processor")
-
-    error = error_of(run(raising(ValueError("no"))))
-
-    [record] = [record for record in caplog.records if "all frames" in record.message]
-    assert before == []
-    assert "processing/processor.py" in record.message
-    assert "processing/processor.py" not in (error.traceback or "")
-    assert "in f\n" in record.message
 
 
 class Later:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,9 +12,9 @@ import pytest
 from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Retry, extras_of
 from qml_mp.core.progress import Progress, progress_of
-from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.errors import JobInterrupted
 from qml_mp.ipc.progress import ProgressCell
-from qml_mp.ipc.slot import Activity, SlotTable, SlotView, SlotWriter
+from qml_mp.ipc.slot import SlotTable
 from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from tests.unit.processor_case import cancelled, claim_of, error_of, processor_of
@@ -60,46 +56,6 @@ def test_what_a_job_says_is_read_as_it_was(said: Progress) -> None:
     assert progress_of(said.to_json()) == said
 
 
-def test_a_note_is_cut_between_characters_and_a_shorter_one_leaves_nothing_of_it() -> None:
-    worker, supervisor = both_ends()
-    job = Job.new("f")
-
-    worker.show(job, 1, None, "x" + "ä" * 200)
-    long = supervisor.read()
-    worker.show(job, 2, None, "ö")
-
-    assert long is not None
-    assert long[1].note == "x" + "ä" * 149
-    assert supervisor.read() == (key_of(job), Progress(done=2, note="ö"))
-
-
-def test_the_neighbours_and_the_slot_itself_are_not_touched() -> None:
-    slots = SlotTable(3)
-    writer = slots.writer(1)
-    writer.say("t" * 10_000)  # all that there is room for
-    writer.show(SlotView(activity=Activity.RUNNING, method="m"))
-    before = slots.read(1), slots.mark(1)
-
-    writer.progress.show(Job.new("f"), 1, 2, "n" * 1000)
-
-    assert (slots.read(1), slots.mark(1)) == before
-    assert [slots.progress(index).read() is None for index in range(3)] == [True, False, True]
-    writer.say("u" * 10_000)
-    assert slots.progress(1).read() is not None
-    slots.clear(1)
-    assert slots.progress(1).read() is None
-
-
-def test_the_next_claim_has_said_nothing_yet() -> None:
-    worker, _ = both_ends()
-    job = replace(Job.new("f"), claim_seq=1)
-
-    worker.show(job, 5, 5, "")
-
-    assert worker.newest_of(replace(job, claim_seq=2)) is None
-    assert worker.newest_of(Job.new("f")) is None
-
-
 def test_what_is_being_written_and_what_makes_no_sense_is_not_read() -> None:
     slots = SlotTable(1)
     worker, supervisor = slots.writer(0).progress, slots.progress(0)
@@ -111,46 +67,6 @@ def test_what_is_being_written_and_what_makes_no_sense_is_not_read() -> None:
     assert supervisor.read() is not None
     worker.show(Job.new("f"), math.nan, None, "")  # by other means than `ctx.progress`
     assert supervisor.read() is None
-
-
-def test_what_was_said_last_is_read_wherever_the_job_is_interrupted_as_it_says_more() -> None:
-    worker, supervisor = both_ends()
-    job, left = Job.new("f"), 0
-
-    def interrupt(frame: FrameType, event: str, _: object) -> None:
-        """As a signal handler does: where a call returns."""
-        nonlocal left
-        left -= event == "c_return" and frame.f_code is ProgressCell.show.__code__
-        if left == 0:
-            raise JobTimeout("now")
-
-    returns, read = 0, list[tuple[ClaimKey, Progress] | None]()
-    while left == 0:  # else all calls have returned
-        worker.show(job, 1, 2, "one")
-        returns = left = returns + 1
-        with suppress(JobTimeout):
-            sys.setprofile(interrupt)
-            worker.show(job, 2, 2, "another")
-        sys.setprofile(None)
-        read.append(supervisor.read())
-
-    one, another = Progress(done=1, total=2, note="one"), Progress(done=2, total=2, note="another")
-    assert set(read) == {(key_of(job), one), (key_of(job), another)}
-
-
-def test_two_processes_that_write_at_a_time_leave_what_can_be_read() -> None:
-    worker, supervisor = both_ends()
-    job = Job.new("f")
-    pid = os.fork()
-    for _ in range(20_000):
-        worker.show(job, 1, 2, "one")
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-
-    worker.show(job, 3, 4, "both")
-
-    assert supervisor.read() == (key_of(job), Progress(done=3, total=4, note="both"))
 
 
 @pytest.mark.parametrize(
@@ -221,17 +137,6 @@ def test_failures_and_retries_keep_it_and_other_outcomes_do_without() -> None:
     assert isinstance(given_up, Cancelled)
 
 
-def test_a_job_that_says_nothing_after_one_that_did_has_none() -> None:
-    worker, _ = both_ends()
-    run_with(worker, lambda ctx: ctx.progress(1))
-
-    def said(ctx: WorkerContext) -> None:
-        ctx.progress(1)
-
-    run_with(worker, said)
-    assert extras_of(run_with(worker, lambda: 1)) is None
-
-
 @pytest.mark.parametrize(
     ("said", "text"),
     [
@@ -244,18 +149,3 @@ def test_a_job_that_says_nothing_after_one_that_did_has_none() -> None:
 )
 def test_it_reads_as_people_say_it(said: Progress, text: str) -> None:
     assert str(said) == text
-
-
-@pytest.mark.parametrize("value", [None, 3, {}, {"done": "1"}, {"done": -1}, {"done": 1, "total": "x"}])
-def test_what_another_program_has_written_is_no_progress(value: object) -> None:
-    assert progress_of(value) is None
-
-
-def test_a_writer_says_it_of_its_own_slot() -> None:
-    slots = SlotTable(2)
-    writers: list[SlotWriter] = [slots.writer(0), slots.writer(1)]
-    job = Job.new("f")
-
-    writers[1].progress.show(job, 1, None, "")
-
-    assert [slots.progress(index).read() for index in (0, 1)] == [None, (key_of(job), Progress(done=1))]

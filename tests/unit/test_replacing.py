@@ -13,7 +13,7 @@ from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
-from qml_mp.supervisor.workers.replacing import Replacing, has_to_leave_first, missing_numbers
+from qml_mp.supervisor.workers.replacing import Replacing
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 MakeWorker = Callable[..., WorkerProcess]
@@ -63,58 +63,3 @@ def test_idle_workers_are_replaced_in_their_order_before_busy_ones_and_the_longe
         replacing.begin(old.worker_id, new=None)
 
     assert turns == ["first", "second", "moment", "minute", "hours"]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "leaving", "missing"),
-    [
-        ([1, 2, 3], [], []),
-        ([2], [], [1, 3]),
-        ([1, 2, 2, 3], [2], []),  # its place is taken
-        ([1, 2, 3], [2], [2]),
-        ([1, 1, 2, 3], [1, 2], []),  # one too many as it is
-        ([2, 3], [2], [1, 2]),
-        ([1, 2, 3, 4, 5], [4, 5], []),
-        ([1, 2, 4, 5], [4, 5], [3]),
-    ],
-)  # fmt: skip
-def test_a_place_wants_a_worker_when_all_that_it_has_leave_and_there_is_one_too_many_at_most(
-    worker: MakeWorker, numbers: list[int], leaving: list[int], missing: list[int]
-) -> None:
-    left, workers = list(leaving), []
-    for number in numbers:
-        leaves = number in left
-        if leaves:
-            left.remove(number)
-        workers.append(worker("w", number=number, leaves=leaves))
-
-    assert missing_numbers(workers, size=3) == missing
-
-
-@pytest.mark.parametrize(
-    ("is_full", "old_busy_for", "left_busy_for", "staying", "first"),
-    [
-        (False, None, None, 2, False),
-        (True, None, None, 2, True),
-        (True, 60, None, 2, True),
-        (False, None, [60], 2, True),
-        (False, None, [60, 3600], 2, True),
-        (False, None, [0.1], 2, False),  # it is gone in a moment
-        (False, None, [60, 0.1], 2, False),
-        (False, 0.1, [60], 2, False),
-        (False, None, [60], 1, False),  # its place is not taken yet
-    ],
-)
-def test_an_idle_worker_leaves_first_while_one_too_many_is_in_a_long_job(
-    worker: MakeWorker,
-    is_full: bool,
-    old_busy_for: float | None,
-    left_busy_for: list[float] | None,
-    staying: int,
-    first: bool,
-) -> None:
-    old = worker("old", busy_for=old_busy_for)
-    others = [worker("other") for _ in range(staying - 1)]
-    left = [worker("left", busy_for=busy_for, leaves=True) for busy_for in left_busy_for or []]
-
-    assert has_to_leave_first(old, [old, *others, *left], size=2, is_full=is_full, now=NOW) is first

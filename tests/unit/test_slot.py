@@ -24,30 +24,6 @@ def leave_in_mid_write(slots: SlotTable) -> None:
     version.pack_into(slots._memory, _VERSION_AT, now + 1)
 
 
-def test_a_new_slot_is_that_of_a_worker_that_boots() -> None:
-    slots = SlotTable(1)
-
-    view = slots.read(0)
-
-    assert view is not None
-    assert view.activity is Activity.BOOTING
-    assert not slots.was_ready(0)
-
-
-def test_a_worker_that_has_been_ready_has_been_ready_whatever_it_writes_later() -> None:
-    slots = SlotTable(2)
-    writer = slots.writer(1)
-
-    writer.show_ready()
-    key = begin_a_job(writer)
-
-    view = slots.read(1)
-    assert view is not None
-    assert (view.activity, view.key) == (Activity.RUNNING, key)
-    assert slots.was_ready(1)
-    assert not slots.was_ready(0)
-
-
 def test_a_worker_that_was_killed_in_mid_write_has_been_ready_all_the_same() -> None:
     slots = SlotTable(1)
     writer = slots.writer(0)
@@ -72,17 +48,6 @@ def test_a_slot_into_which_a_job_has_written_says_nothing_until_the_worker_write
     view = slots.read(0)
     assert view is not None
     assert (view.activity, view.key) == (Activity.FINISHING, key)
-
-
-def test_a_worker_that_cannot_boot_says_so_with_the_reason_and_was_never_ready() -> None:
-    slots = SlotTable(1)
-
-    slots.writer(0).show_cannot_boot("Traceback: no such module")
-
-    view = slots.read(0)
-    assert view is not None
-    assert (view.activity, view.text) == (Activity.CANNOT_BOOT, "Traceback: no such module")
-    assert not slots.was_ready(0)
 
 
 def test_a_slot_that_is_given_to_a_new_worker_remembers_nothing() -> None:

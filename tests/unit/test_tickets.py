@@ -36,22 +36,6 @@ def test_tickets_are_taken_in_their_order_until_there_is_none(pipe: TicketPipe) 
     assert pipe.take_all() == []
 
 
-def test_all_that_are_left_can_be_taken_at_once(pipe: TicketPipe) -> None:
-    keys = keys_of(5)
-    pipe.write(keys)
-
-    first = pipe.take()
-
-    assert first == keys[0].packed
-    assert pipe.take_all() == keys[1:]
-    assert pipe.take() is None
-
-
-def test_no_ticket_at_all_is_nothing_to_write(pipe: TicketPipe) -> None:
-    assert pipe.write([]) == 0
-    assert pipe.take() is None
-
-
 def test_a_full_pipe_takes_whole_tickets_or_none(pipe: TicketPipe) -> None:
     written: list[ClaimKey] = []
     while True:
