@@ -35,7 +35,7 @@ from qml_mp import (
     WorkerResult,
 )
 from qml_mp.core.outcome import Success
-from tests.unit.app_case import finish
+from tests.api.app_case import finish
 
 UserId = NewType("UserId", int)
 T = TypeVar("T")

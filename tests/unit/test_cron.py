@@ -1,4 +1,4 @@
-"""Tests: cron expressions: fields, changes of the clock, and bad input."""
+"""Tests: cron expressions: fields, changes of the clock, bad input, the newest firings, and words."""
 
 from __future__ import annotations
 
@@ -305,3 +305,120 @@ def test_a_template_with_a_bad_payload_method_or_id_is_refused() -> None:
             RecurringJob.new("x", "0 9 * * *", method)
     with pytest.raises(ConfigurationError, match="recurring id"):
         RecurringJob.new("", "0 9 * * *", "digest")
+
+
+def every_firing(schedule: CronSchedule, first: datetime, until: datetime) -> list[datetime]:
+    """By walking from each to the next."""
+    firings = [first - timedelta(seconds=1)]
+    while (upcoming := schedule.next_after(firings[-1])) is not None and upcoming <= until:
+        firings.append(upcoming)
+    return firings[1:]
+
+
+@pytest.mark.fault(50)
+@settings(max_examples=100, deadline=None)
+@given(
+    tz=st.sampled_from(ZONES),
+    text=st.sampled_from(
+        ["30 2 * * *", "15 1,2,3 * * SUN", "*/30 59 1-3 * * *", "5 3 26 10 *", "*/45 * * * *",
+         "0,30 1-2 * * *", "0,1,3,9 */40 0-3 * * SUN", "* 7 2 * * SUN", "0 0,2 * 28-31 3,10 *"]
+    ),
+    until=st.datetimes(datetime(2011, 12, 25), datetime(2026, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
+    days=st.integers(0, 40),
+    count=st.integers(1, 70),
+)  # fmt: skip
+def test_the_newest_firings_are_the_last_of_all_around_changes_of_the_clock(
+    tz: str, text: str, until: datetime, days: int, count: int
+) -> None:
+    schedule = CronSchedule(text, tz=tz)
+    first = schedule.next_after(until - timedelta(days=days))
+    assert first is not None
+
+    expected = every_firing(schedule, first, until)[-count:]
+
+    assert schedule.newest(count, first=first, until=until) == expected
+
+
+class CountingSchedule(CronSchedule):
+    steps = 0
+
+    def next_after(self, instant: datetime) -> datetime | None:
+        self.steps += 1
+        return super().next_after(instant)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "until", "newest"),
+    [
+        ("* * 9-17 * * MON-FRI", utc(2026, 11, 16, 9), utc(2026, 11, 23, 8), utc(2026, 11, 20, 17, 59, 59)),
+        ("* * * 1-7 * *", utc(2026, 11, 1), utc(2026, 11, 28, 12), utc(2026, 11, 7, 23, 59, 59)),
+        ("* * * 1 1 *", utc(2026, 1, 1), utc(2026, 11, 28), utc(2026, 1, 1, 23, 59, 59)),
+        ("* 0-29 9 * * FRI", utc(2026, 11, 20, 9), utc(2026, 11, 23, 8, 0, 7), utc(2026, 11, 20, 9, 29, 59)),
+        ("* * * * * * 2020", utc(2020, 1, 1), utc(2026, 11, 28), utc(2020, 12, 31, 23, 59, 59)),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_newest_of_very_many_firings_that_lie_far_back_are_found_in_few_steps(
+    text: str, first: datetime, until: datetime, newest: datetime, count: int
+) -> None:
+    schedule = CountingSchedule(text)
+
+    found = schedule.newest(count, first=first, until=until)
+
+    assert found == [newest - timedelta(seconds=back) for back in reversed(range(count))]
+    assert schedule.steps < 2 * count + 2 * 2 * 28  # 2**28 seconds are more than eight years
+
+
+@pytest.mark.parametrize(
+    "text", ["* * * * *", "0 9 * * *", "0 9,13,17 * * MON-FRI", "0,1,3,7,15,31 */7 9-17 * * *"]
+)
+def test_the_newest_of_many_firings_take_hardly_more_steps_than_they_are(text: str) -> None:
+    schedule = CountingSchedule(text)
+
+    found = schedule.newest(500, first=utc(2020, 1, 1), until=utc(2026, 11, 28))
+
+    assert len(found) == 500
+    assert schedule.steps < 2 * 500
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("* * * * *", "every minute"),
+        ("*/15 * * * *", "every 15 minutes"),
+        ("0,30 * * * *", "every 30 minutes"),
+        ("*/7 * * * *", "at minutes 0, 7, … 56 of every hour"),
+        ("0 * * * *", "at minute 0 of every hour"),
+        ("7,9 * * * *", "at minutes 7 and 9 of every hour"),
+        ("0 */2 * * *", "at minute 0 in the hours 0, 2, … 22"),
+        ("* 2 * * *", "every minute in the hour 2 every day"),
+        ("*/15 9-17 * * 1-5", "every 15 minutes in the hours 9 to 17 on Monday to Friday"),
+        ("30 2 * * *", "at 02:30 every day"),
+        ("0 0,12 * * *", "at 00:00 and 12:00 every day"),
+        ("30 59 23 31 12 *", "at 23:59:30 on day 31 of the month in December"),
+        ("* * * * * *", "every second"),
+        ("*/10 * * * * *", "every 10 seconds"),
+        ("5 * * * * *", "at second 5 of every minute"),
+        ("5 */20 2 * * *", "at second 5 every 20 minutes in the hour 2 every day"),
+        ("0 0 0 1 1 * 2099", "at 00:00 on day 1 of the month in January in 2099"),
+        ("0 0 0 1 1 * 2027-2030", "at 00:00 on day 1 of the month in January in 2027 to 2030"),
+        ("0 9 * * MON-FRI", "at 09:00 on Monday to Friday"),
+        ("0 9 * * 2-6", "at 09:00 on Tuesday to Saturday"),
+        ("0 9 * * 0", "at 09:00 on Sunday"),
+        ("0 9 * * FRI-MON", "at 09:00 on Monday and Friday to Sunday"),
+        ("0 9 1 * MON", "at 09:00 on day 1 of the month or on Monday"),
+        ("0 9 */2 * MON", "at 09:00 on days 1, 3, … 31 of the month, only if on Monday"),
+        ("0 9 1-31 * MON", "at 09:00 every day"),
+        ("0 0 L * *", "at 00:00 on the last day of the month"),
+        ("0 0 1,15,L * *", "at 00:00 on days 1 and 15 and on the last day of the month"),
+        ("0 0 * * 5L", "at 00:00 on the last Friday of the month"),
+        ("0 0 * * MON#2,3", "at 00:00 on Wednesday and on the 2nd Monday of the month"),
+        ("0 0 * JAN-MAR,6 *", "at 00:00 in January to March and June"),
+        ("@hourly", "at minute 0 of every hour"),
+        ("@weekly", "at 00:00 on Sunday"),
+        ("@monthly", "at 00:00 on day 1 of the month"),
+        ("@yearly", "at 00:00 on day 1 of the month in January"),
+    ],
+)
+def test_an_expression_in_words(text: str, words: str) -> None:
+    assert CronSchedule(text, tz="Europe/Berlin").words == f"{words} (Europe/Berlin)"

@@ -123,21 +123,6 @@ def test_it_is_a_failed_attempt_with_its_name_and_traceback(
     assert "qml_mp/processing" not in error.traceback
 
 
-def test_a_loader_that_raises_costs_the_source_line_and_nothing_else() -> None:
-    class Loader:
-        def get_source(self, name: str) -> str:
-            raise RuntimeError("no source")
-
-    space: dict[str, Any] = {"__name__": "odd", "__loader__": Loader()}
-    exec(compile("def fail():\n    raise ValueError('here')", "odd.py", "exec"), space)
-
-    error = error_of(run(space["fail"]))
-
-    assert error.message == "here"
-    assert error.traceback is not None
-    assert 'File "odd.py", line 2, in fail' in error.traceback
-
-
 def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
     said = WorkerResult(kind="banana")  # type: ignore[arg-type]
 

@@ -78,15 +78,6 @@ def test_what_is_no_worker_is_refused() -> None:
         WorkerRegistry().register(len)  # type: ignore[arg-type]  # what is tested
 
 
-def test_a_plain_function_gets_its_arguments() -> None:
-    def add(a: int, b: int) -> int:
-        return a + b
-
-    job = Job.new("add", {"a": 1, "b": 2})
-
-    assert FunctionWorker(add, method_name="add").execute(job, context_of(job)) == 3
-
-
 def test_an_async_function_runs_in_an_event_loop_of_its_own() -> None:
     loops = []
 

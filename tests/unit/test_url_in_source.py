@@ -12,10 +12,6 @@ from qml_mp.cli.url_in_source import NotPlain, url_in_source
 
 _HEAD = "raise AssertionError('it was imported')\n"
 _IMPORT = "from qml_mp import QmlApp\n"
-_GO = "import os\nos.chdir('/')\n"
-_SETUP = "import os\ndef setup(): os.chdir('/')\n"
-_CONF = "import os\nclass Conf:\n    def __init__(self): os.chdir('/')\n"
-_IN_SHOP = {"shop/__init__.py": "", "shop/base.py": _GO}
 
 
 @pytest.fixture
@@ -79,54 +75,6 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
 
     with pytest.raises(NotPlain):
         url_in_source("odd_app:app")
-
-
-@pytest.mark.parametrize(
-    ("code", "files"),
-    [
-        ("import base", {"base.py": _GO}),
-        ("import one", {"one.py": "import two", "two.py": f"import one\n{_GO}"}),
-        ("from shop import base", {"shop/__init__.py": "", "shop/base.py": _GO}),
-        ("import shop.base", {"shop/__init__.py": _GO, "shop/base.py": ""}),
-        ("import shop", {"shop/__init__.py": "from .base import name", "shop/base.py": _GO}),
-        (
-            "import shop.sub.tasks",
-            {"shop/sub/__init__.py": "", "shop/sub/tasks.py": "from .. import base", "shop/base.py": _GO},
-        ),
-        ("from shop import (  # all (or so)\n    other as o,\n    base,\n)", _IN_SHOP),
-        ("from shop \\\n    import other, base as b", _IN_SHOP),
-        ("from shop import other; import os, shop.base", _IN_SHOP),
-        ("if 'import' not in (): import base", {"base.py": _GO}),
-        ("text = 'import (of this)'; import base", {"base.py": _GO}),
-        ("from shop import (  # to import (or not\n    other,\n    base,\n)", _IN_SHOP),
-        ("from base import setup\nsetup()", {"base.py": _SETUP}),
-        ("from base import setup as go\ngo()", {"base.py": _SETUP}),
-        ("import base\nwith base.setup(): ...", {"base.py": _SETUP}),
-        ("import base\n@base.setup\ndef f(): ...", {"base.py": _SETUP}),
-        ("import base\ndef f(x=base.setup()): ...", {"base.py": _SETUP}),
-        ("import conf\nconf.load()", {"conf.py": "import base\ndef load(): base.setup()", "base.py": _SETUP}),
-        (
-            "import shop.base",
-            {"shop/__init__.py": "from .base import setup\nsetup()", "shop/base.py": _SETUP},
-        ),
-        ("from base import Conf\nConf()", {"base.py": _CONF}),
-        ("import base\nclass Mine(base.Conf): ...\nMine()", {"base.py": _CONF}),
-        ("from base import go\ngo()", {"base.py": "import os\ngo = lambda: os.chdir('/')"}),
-        ("import large", {"large.py": "def f(): os.chdir('/')\n" + "#" * 300_000}),  # which is not parsed
-    ],
-)
-def test_what_the_module_imports_may_change_the_directory(
-    folder: Path, code: str, files: dict[str, str]
-) -> None:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    (folder / "led_app.py").write_text(f"{_IMPORT}{code}\napp = QmlApp('sqlite:///a.db')\n")
-
-    with pytest.raises(NotPlain) as caught:
-        url_in_source("led_app:app")
-
-    assert caught.value.urls == ["sqlite:///a.db", f"sqlite:///{folder}/a.db"]
 
 
 def test_an_import_finds_the_same(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests: from a call to a stored job, on a real SQLite storage."""
+"""From a call to a stored job, on a real SQLite storage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +17,7 @@ from types import FrameType
 from typing import Any, TypedDict
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from qml_mp import (
     ConfigurationError,
@@ -23,11 +27,14 @@ from qml_mp import (
     QmlApp,
     StateName,
     UnknownMethod,
+    WaitTimeout,
 )
 from qml_mp.core.job import new_job_id
 from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.otel import OpenTelemetry
 from qml_mp.storage.values import JobFilter
-from tests.unit.app_case import Echo, count, on_day, resize
+from tests.api.app_case import Echo, count, on_day, resize
+from tests.until import PATIENCE_S
 
 
 def test_an_enqueued_call_is_a_stored_job(app: QmlApp) -> None:
@@ -340,3 +347,78 @@ def test_a_worker_of_the_references_level_is_enqueued_by_name(app: QmlApp) -> No
     handle = app.register(Echo()).enqueue("echo", "any JSON")
 
     assert handle.job().payload == "any JSON"
+
+
+@pytest.fixture(params=["plain", "tracing"])
+def plain_or_tracing_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlApp]:
+    tracing = OpenTelemetry(TracerProvider()) if request.param == "tracing" else None
+    app = QmlApp(f"sqlite:///{tmp_path / 'jobs.db'}", tracing=tracing)
+    yield app
+    app.close()
+
+
+def test_jobs_are_enqueued_as_they_were_made(plain_or_tracing_app: QmlApp) -> None:
+    app = plain_or_tracing_app
+    jobs: list[Job] = []
+    items: list[JsonValue] = []
+    for n in range(4):
+        items.append(n)
+        if len(items) == 2:
+            jobs.append(app.make_job("child", items))
+            items.clear()
+
+    app.enqueue_many(jobs)
+
+    assert [job.payload for job in app.enqueued()] == [[0, 1], [2, 3]]
+
+
+def test_delayed_jobs_run_inline_as_they_were_made(plain_or_tracing_app: QmlApp) -> None:
+    app = plain_or_tracing_app
+    ran = []
+
+    @app.job()
+    def child(items) -> None:  # type: ignore[no-untyped-def]  # an annotation has them copied
+        ran.append(items)
+
+    with app.inline():
+        items = [1, 2]
+        job = child.using(delay=5).job(items)
+        items.clear()
+        app.enqueue_many([job])
+
+    assert ran == [[1, 2]]
+
+
+def test_metadata_is_kept_as_it_was_at_any_depth() -> None:
+    tags: list[JsonValue] = ["a"]
+    job = Job.new("f", metadata={"tags": tags})
+    tags.clear()
+
+    assert job.metadata == {"tags": ["a"]}
+
+
+@contextmanager
+def busy_pool() -> Iterator[Callable[[], bool]]:
+    """All threads of the loop's own pool are busy within the block; whether they are."""
+    loop, may_end = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, may_end.wait, PATIENCE_S)
+    try:
+        yield lambda: not busy.done()
+    finally:
+        may_end.set()
+
+
+def test_coroutines_enqueue_and_wait_though_all_threads_of_their_loop_are_busy(app: QmlApp) -> None:
+    function = app.job()(resize)
+
+    async def main() -> bool:
+        with busy_pool() as is_busy:
+            handle = await function.aenqueue("a.png")
+            await function.aenqueue_many([function.job("b.png")])
+            with pytest.raises(WaitTimeout, match="still enqueued"):
+                await handle.await_result(0)
+            return is_busy()
+
+    assert asyncio.run(main())
+    assert count(app) == 2

@@ -1,4 +1,4 @@
-"""Tests: what `QmlApp` declares, carries and looks up."""
+"""What an app declares and looks up, and which functions can be its jobs, middleware and hooks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,21 +20,27 @@ import pytest
 
 from qml_mp import (
     ConfigurationError,
+    ErrorInfo,
     InvalidJob,
+    Job,
     JobHandle,
+    Program,
     QmlApp,
     RetryPolicy,
     ServerConfig,
     StateName,
     TracingMiddleware,
+    WorkerContext,
+    WorkerRegistry,
 )
 from qml_mp.child.source import LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import AppImportError
 from qml_mp.loading import load_app
+from qml_mp.processing.middleware import CallNext
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import JobFilter
-from tests.unit.app_case import digest, on_day, resize
+from tests.api.app_case import digest, on_day, resize
 
 iscoroutinefunction = (
     inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
@@ -382,3 +389,165 @@ def test_a_generator_function_is_refused_as_a_job(app: QmlApp) -> None:
     for function in (values, later):
         with pytest.raises(ConfigurationError, match="is a generator function"):
             app.job()(function)
+
+
+class Scale:
+    """Has what is a job, and what is none."""
+
+    def by_object(self, size: int) -> int:
+        return size
+
+    def by_class(cls, size: int) -> int:  # noqa: N805  # as it is within @classmethod
+        return size
+
+    @staticmethod
+    def by_nothing(size: int) -> int:
+        return size
+
+
+def by_class(cls: type, size: int) -> int:
+    return size
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Scale.by_object, Scale.by_class, classmethod(by_class)],
+    ids=["self", "cls", "classmethod"],
+)
+def test_a_method_is_refused_as_it_has_no_object_in_a_worker(
+    app: QmlApp, function: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match="is a method, and a worker has no object"):
+        app.job("scale")(function)
+
+
+@pytest.mark.parametrize("function", [Scale.by_nothing, Scale().by_object], ids=["static", "bound"])
+def test_what_needs_no_object_may_stand_in_a_class(app: QmlApp, function: Callable[..., Any]) -> None:
+    assert app.job("scale")(function).job(5).payload == {"size": 5}
+
+
+def test_a_method_of_a_class_of_pythons_own_takes_any_object(app: QmlApp) -> None:
+    assert app.job("upper")(str.upper).method_name == "upper"
+
+
+class Stub:
+    """Has names that are none, as those have that answer whatever they are asked for."""
+
+    def __getattr__(self, name: str) -> int:
+        if name in ("__name__", "__qualname__"):
+            return 5
+        raise AttributeError(name)
+
+    def __call__(self, size: int) -> int:
+        return size
+
+
+def test_what_answers_to_every_name_can_be_a_job(app: QmlApp) -> None:
+    assert app.job("stub")(Stub()).method_name == "stub"
+
+
+def test_what_is_wrapped_is_the_function_that_was_given(app: QmlApp) -> None:
+    def scale(size: int) -> int:
+        return size
+
+    @functools.wraps(scale)
+    def twice(size: int) -> int:
+        return 2 * scale(size)
+
+    assert app.job()(twice).__wrapped__(5) == 10  # type: ignore[attr-defined]  # as functools has it
+
+
+def test_what_has_no_name_of_its_own_is_given_one(app: QmlApp) -> None:
+    small = functools.partial(Scale.by_nothing, size=5)
+
+    with pytest.raises(ConfigurationError, match=r"has no name of its own.*app\.job\(\"name\"\)"):
+        app.job()(small)
+
+    assert app.job("small")(small).method_name == "small"
+
+
+def test_what_hangs_on_the_function_takes_nothing_away_from_the_job(app: QmlApp) -> None:
+    def scale(size: int) -> int:
+        return size
+
+    vars(scale).update(handle="theirs", job="theirs", using="theirs", enqueue="theirs", note="theirs")
+
+    declared = app.job()(scale)
+
+    assert vars(declared)["note"] == "theirs"
+    assert declared.job(5).payload == {"size": 5}
+    assert declared.using(priority=5).job(5).priority == 5
+    assert declared.handle(declared.enqueue(5).id).id
+
+
+def layer(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+    return call_next(job, context)
+
+
+class Layer:
+    def __call__(self, job: Job, context: WorkerContext, call_next: CallNext, more: int = 1) -> object:
+        return call_next(job, context)
+
+    def method(self, job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        return call_next(job, context)
+
+
+def takes_four(one: Any, two: Any, three: Any, four: Any) -> None: ...
+
+
+def takes_by_name(*, job: Any, context: Any, call_next: Any, change: Any, error: Any) -> None: ...
+
+
+@pytest.mark.parametrize("middleware", [layer, "layer", 7], ids=["a function", "a text", "a number"])
+def test_middleware_that_is_no_list_is_refused(middleware: Any) -> None:
+    for take in (QmlApp, partial(Program, registry=WorkerRegistry())):
+        with pytest.raises(ConfigurationError, match=r"middleware is .*; it must be a list of functions"):
+            take(middleware=middleware)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [lambda: None, takes_four, takes_by_name, partial(takes_four, 1, 2, 3, 4), Layer],
+    ids=["takes nothing", "takes four", "by name alone", "all is given", "a class"],
+)
+def test_what_cannot_be_called_as_it_will_be_is_refused(hook: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"middleware\[1\] is .*; it is called with \(job, context"):
+        QmlApp(middleware=[layer, hook])
+    with pytest.raises(ConfigurationError, match=r"on_state_change is .*; it is called with \(change\)"):
+        QmlApp(on_state_change=hook)
+    with pytest.raises(ConfigurationError, match=r"on_failure is .*; it is called with \(job, error\)"):
+        QmlApp().on_failure(hook)
+
+
+def test_what_can_be_called_so_is_taken_whatever_it_is() -> None:
+    def needs_more(job: Job, context: WorkerContext, call_next: CallNext, more: int) -> object:
+        return call_next(job, context)
+
+    @wraps(needs_more)
+    def gives_more(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        return needs_more(job, context, call_next, 1)
+
+    layers = [layer, gives_more, Layer(), Layer().method, partial(needs_more, more=1)]
+
+    app = QmlApp(middleware=iter(layers), on_state_change=[].append)  # type: ignore[arg-type]
+
+    assert app.program.middleware == tuple(layers)
+    assert QmlApp(middleware=[]).program.middleware == ()
+
+
+def test_an_app_has_one_function_for_failures() -> None:
+    app = QmlApp("memory://")
+
+    @app.on_failure
+    def first(job: Job, error: ErrorInfo) -> None: ...
+
+    assert app.program.on_failure is first
+    with pytest.raises(ConfigurationError, match="call both from one function"):
+        app.on_failure(first)
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def later(job: Job, error: ErrorInfo) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="it must be a plain function"):
+        QmlApp("memory://").on_failure(later)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from qml_mp import (
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.errors import ConfigurationError, InvalidJob, InvalidTransition
 from qml_mp.storage.values import CancelResult
-from tests.unit.app_case import begin, finish, resize
+from tests.api.app_case import begin, finish, resize
 
 
 def test_waiting_returns_the_result(app: QmlApp) -> None:

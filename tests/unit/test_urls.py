@@ -1,4 +1,4 @@
-"""Tests of what people see of a storage URL, however it is written: never a part of a password."""
+"""Tests: where a PostgreSQL URL leads, and what people see of a URL: never a part of a password."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qml_mp.errors import QmlError
+from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.shown_url import shown_url, without_passwords
+from qml_mp.views.storage_name import storage_name, without_its_place
 
 PIECE = "Zq7X"  # of a password; no text of ours or of the driver has it
 NOWHERE = "127.0.0.1:1"
@@ -197,3 +198,74 @@ def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> 
 
     assert target.conninfo == "postgresql://me:S3CR?ET@host/db"
     assert target.schema == "jobs"
+
+
+def test_the_schema_is_taken_out_of_what_libpq_gets_and_kept_in_the_url() -> None:
+    target = parse_target("postgresql://me@host/db?sslmode=require&schema=jobs&options=-c%20a%3Db")
+
+    assert target.schema == "jobs"
+    assert target.conninfo == "postgresql://me@host/db?sslmode=require&options=-c%20a%3Db"
+    assert parse_target(target.url) == target
+
+
+def test_without_a_schema_there_is_a_default() -> None:
+    target = parse_target("postgres://host/db")
+
+    assert target.schema == "qml_mp"
+    assert target.url == "postgres://host/db"
+    assert target.channel == "qml_mp.qml_mp"
+
+
+@pytest.mark.parametrize("name", ['a"b', "a.b", "1a", "", "pg_jobs", "ä", "a" * 57, "a;b", "a%b"])
+def test_a_schema_name_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="schema name"):
+        parse_target("postgresql:///db?schema=" + name.replace("%", "%25"))
+
+
+def test_a_url_of_another_database_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://"):
+        parse_target("mysql://me:secret@host/db")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:pass@word@host/db", "postgresql://me:pass", "postgresql://h\0/db"]
+)
+def test_a_url_that_leads_nowhere_is_refused_with_the_way_to_write_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="@ is %40"):
+        parse_target(url)
+
+
+def test_a_target_that_is_printed_shows_no_password() -> None:
+    assert "secret" not in repr(parse_target("postgresql://me:secret@host/db"))
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("sqlite:////srv/shop/jobs.db", "jobs.db (sqlite)"),
+        ("sqlite:///jobs.db", "jobs.db (sqlite)"),
+        ("memory://", "in memory (memory)"),
+        ("postgresql://shop:***@db.example:5432/jobs?schema=qml", "jobs on db.example:5432 (postgresql)"),
+        ("postgresql:///jobs", "jobs on this machine (postgresql)"),
+        ("postgresql://", "the database on this machine (postgresql)"),
+    ],
+)
+def test_a_storage_is_called_by_what_says_nothing_of_its_place(url: str, name: str) -> None:
+    assert storage_name(url) == name
+
+
+def test_a_sentence_about_a_file_names_the_file_and_not_its_folder() -> None:
+    url = "sqlite:////srv/shop/jobs.db"
+    sentence = "sqlite:////srv/shop/jobs.db does not answer: /srv/shop/jobs.db-wal cannot be opened."
+
+    shown = without_its_place(sentence, url)
+
+    assert shown == "jobs.db (sqlite) does not answer: jobs.db-wal cannot be opened."
+
+
+def test_a_sentence_about_a_server_does_not_name_who_signs_in() -> None:
+    url = "postgresql://shop@db.example/jobs"
+
+    shown = without_its_place(f"{url} does not answer.", url)
+
+    assert shown == "jobs on db.example (postgresql) does not answer."

@@ -1,11 +1,14 @@
-"""Tests: outcomes that lie in shared memory come back as they were, and never torn."""
+"""Tests: what worker and supervisor share is never torn: slots, tickets, outcomes."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import struct
+import time
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +30,149 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.core.progress import Progress
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
+from qml_mp.ipc.slot import _BODY_AT, _VERSION_AT, Activity, SlotTable, SlotView, SlotWriter
+from qml_mp.ipc.tickets import MOST_HELD, TICKET_BYTES, TicketPipe
+from tests.until import PATIENCE_S
+
+
+def begin_a_job(writer: SlotWriter) -> ClaimKey:
+    key = ClaimKey(job_id=new_job_id(), claim_seq=7)
+    writer.show(
+        SlotView(activity=Activity.RUNNING, key=key, method="resize", since_ns=5, limit=timedelta(seconds=1))
+    )
+    return key
+
+
+def leave_in_mid_write(slots: SlotTable) -> None:
+    """Make the version odd, as a worker does before it writes."""
+    version = struct.Struct("<Q")
+    (now,) = version.unpack_from(slots._memory, _VERSION_AT)
+    version.pack_into(slots._memory, _VERSION_AT, now + 1)
+
+
+def test_a_worker_that_was_killed_in_mid_write_has_been_ready_all_the_same() -> None:
+    slots = SlotTable(1)
+    writer = slots.writer(0)
+    writer.show_ready()
+
+    leave_in_mid_write(slots)
+
+    assert slots.read(0) is None
+    assert slots.was_ready(0)
+
+
+def test_a_slot_into_which_a_job_has_written_says_nothing_until_the_worker_writes_again() -> None:
+    slots = SlotTable(1)
+    writer = slots.writer(0)
+    key = begin_a_job(writer)
+
+    slots._memory[_BODY_AT] = 77
+    meanwhile = slots.read(0)
+    writer.show_finishing()
+
+    assert meanwhile is None
+    view = slots.read(0)
+    assert view is not None
+    assert (view.activity, view.key) == (Activity.FINISHING, key)
+
+
+def test_a_slot_that_is_given_to_a_new_worker_remembers_nothing() -> None:
+    slots = SlotTable(1)
+    slots.writer(0).show_ready()
+    slots.set_process(0, pid=4711, started_ticks=1)
+
+    slots.clear(0)
+
+    assert not slots.was_ready(0)
+    assert slots.process(0) == (0, 0)
+
+
+@pytest.fixture
+def pipe() -> Iterator[TicketPipe]:
+    pipe = TicketPipe()
+    yield pipe
+    pipe.close()
+
+
+def keys_of(count: int) -> list[ClaimKey]:
+    return [ClaimKey(job_id=new_job_id(), claim_seq=number) for number in range(1, count + 1)]
+
+
+def test_tickets_are_taken_in_their_order_until_there_is_none(pipe: TicketPipe) -> None:
+    keys = keys_of(MOST_HELD)
+
+    assert pipe.write(keys) == MOST_HELD
+
+    assert [pipe.take() for _ in keys] == [key.packed for key in keys]
+    assert pipe.take() is None
+    assert pipe.take_all() == []
+
+
+def test_a_full_pipe_takes_whole_tickets_or_none(pipe: TicketPipe) -> None:
+    written: list[ClaimKey] = []
+    while True:
+        keys = keys_of(MOST_HELD)
+        count = pipe.write(keys)
+        written += keys[:count]
+        if count < MOST_HELD:
+            break
+
+    assert pipe.write(keys_of(MOST_HELD)) == 0
+    assert pipe.take_all() == written
+
+
+def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) -> None:
+    keys = keys_of(MOST_HELD)
+    going, told = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:  # a supervisor, that takes all it finds
+        try:
+            os.set_blocking(going[0], False)
+            taken = 0
+            while True:
+                found = len([key for key in pipe.take_all() if key in keys])
+                if found and not taken:
+                    os.write(told[1], b"x")
+                taken += found
+                try:
+                    os.read(going[0], 1)
+                    break
+                except BlockingIOError:
+                    continue
+            os.write(told[1], struct.pack("<q", taken + len(pipe.take_all())))
+        finally:
+            os._exit(0)
+    mine = rounds = 0
+    deadline = time.monotonic() + PATIENCE_S  # of the other one, which may begin late
+    while rounds < 300 or (time.monotonic() < deadline and not select.select([told[0]], [], [], 0)[0]):
+        pipe.write(keys)
+        rounds, last = rounds + 1, 0
+        while (ticket := pipe.take()) is not None:
+            key = ClaimKey.unpacked(ticket)
+            assert key == keys[key.claim_seq - 1]
+            assert key.claim_seq > last  # those in between are the supervisor's
+            last, mine = key.claim_seq, mine + 1
+
+    os.write(going[1], b"x")
+    assert os.read(told[0], 1) == b"x"
+    (theirs,) = struct.unpack("<q", os.read(told[0], 8))
+    os.waitpid(pid, 0)
+    for fd in (*going, *told):
+        os.close(fd)
+    assert mine + theirs == rounds * MOST_HELD
+    assert mine > 0
+    assert theirs > 0
+
+
+def test_bytes_that_are_no_ticket_harm_nobody(pipe: TicketPipe) -> None:
+    (writing,) = pipe.fds - {pipe.reading_fd}
+    os.write(writing, b"x" * (TICKET_BYTES // 2))
+
+    assert pipe.take() is None
+
+    os.write(writing, b"x" * (TICKET_BYTES // 2))
+    assert pipe.take_all() == []
+
 
 DONE = Success(result=None, duration=timedelta(microseconds=12))
 
@@ -111,28 +257,6 @@ def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> 
     fits = region.append(a_key(), of_size(REGION_BYTES))
 
     assert not fits
-    assert region.read()[1] == {key: DONE}
-
-
-def test_a_record_that_was_not_finished_does_not_count() -> None:
-    class Torn(Exception):
-        pass
-
-    class Numbers(list[int]):
-        """Fails once a record is in place, and before it counts."""
-
-        def __setitem__(self, *_: object) -> None:
-            raise Torn
-
-    region, key = EndedTable(1).region(0), a_key()
-    region.append(key, DONE)
-    numbers: Any = region._numbers
-
-    region._numbers = Numbers(numbers)  # type: ignore[assignment]
-    with pytest.raises(Torn):
-        region.append(a_key(), DONE)
-    region._numbers = numbers
-
     assert region.read()[1] == {key: DONE}
 
 
