@@ -1,129 +1,110 @@
-"""Tests: what a running job wants to be enqueued with its success."""
+"""`ctx.then`: what a running job wants to be enqueued with its success."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Job
-from qml_mp.core.outcome import Failure, Retry, Success
-from qml_mp.errors import InvalidJob
-from qml_mp.processing import board
-from qml_mp.processing.context import WorkerContext, WorkerResult
-from tests.unit.processor_case import claim_of, error_of, run
+from qml_mp import InvalidJob, Job, JobFailed, JobHandle, QmlApp, WorkerContext, WorkerResult
 
 
-def chaining(*jobs: Any, then: Callable[[], object] = lambda: None) -> Callable[..., object]:
-    def f(ctx: WorkerContext) -> object:
-        ctx.then(*jobs)
-        return then()
+@pytest.fixture
+def ran(app: QmlApp) -> list[tuple[int, object]]:
+    """The arguments and the parents of the jobs of "next", in the order in which they ran."""
+    ran: list[tuple[int, object]] = []
 
-    return f
+    @app.job("next")
+    def following(ctx: WorkerContext, number: int) -> None:
+        ran.append((number, ctx.job.to_json().get("parent_id")))
 
-
-def followers(outcome: object) -> list[Job]:
-    assert isinstance(outcome, Success)
-    assert outcome.extras is not None
-    return list(outcome.extras.follow_ups)
+    return ran
 
 
-def test_a_success_carries_what_follows_and_each_names_its_parent() -> None:
-    first, second = Job.new("next", 1, metadata={"of": "me"}), Job.new("next", 2, priority=3)
-    claim = claim_of()
+def next_job(number: int = 1) -> Job:
+    return Job.new("next", {"number": number})
 
+
+def enqueue(app: QmlApp, function: Callable[[WorkerContext], object], max_retries: int = 0) -> JobHandle[Any]:
+    def work(ctx: WorkerContext) -> Any:
+        return function(ctx)
+
+    with app.inline():
+        return app.job("work")(work).using(max_retries=max_retries).enqueue()
+
+
+def test_what_follows_a_success_names_its_parent_and_runs_once_however_often_it_is_said(
+    app: QmlApp, ran: list[tuple[int, object]]
+) -> None:
     def f(ctx: WorkerContext) -> None:
+        first = next_job(1)
         ctx.then(first)
-        ctx.then(second, first)  # once, however often it is said
+        ctx.then(next_job(2), first)
 
-    got = followers(run(f, claim))
+    handle = enqueue(app, f)
 
-    assert [job.metadata for job in got] == [
-        {"of": "me", "parent_id": claim.job.id},
-        {"parent_id": claim.job.id},
-    ]
-    assert [job.to_json()["parent_id"] for job in got] == [claim.job.id] * 2
-    assert "parent_id" not in first.to_json()
-    assert [replace(job, metadata={}) for job in got] == [replace(first, metadata={}), second]
-
-
-@pytest.mark.parametrize("said", [WorkerResult.failure("no"), WorkerResult.retry("later")])
-def test_nothing_follows_an_attempt_that_did_not_succeed(said: WorkerResult) -> None:
-    outcome = run(chaining(Job.new("next"), then=lambda: said))
-
-    assert isinstance(outcome, Failure | Retry)
-    assert outcome.extras is None
+    assert ran == [(1, handle.id), (2, handle.id)]
 
 
 @pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        (None, r"takes jobs, as other\.job"),
-        (chaining, r"takes jobs, as other\.job"),
-        (replace(Job.new("next"), method=""), "method name"),
-        (replace(Job.new("next"), payload={1: 2}), "payload"),  # type: ignore[dict-item]
-        (claim_of().job, "only an Enqueued or Scheduled job can be new"),
-    ],
+    ("said", "following"),
+    [(WorkerResult.failure("no"), []), (WorkerResult.retry("later"), [2])],
+    ids=["failed", "retried"],
 )
-def test_what_cannot_be_enqueued_fails_in_the_job(job: Any, message: str) -> None:
-    error = error_of(run(chaining(Job.new("next"), job)))
+def test_nothing_follows_an_attempt_that_did_not_succeed(
+    app: QmlApp, ran: list[tuple[int, object]], said: WorkerResult, following: list[int]
+) -> None:
+    def f(ctx: WorkerContext) -> object:
+        ctx.then(next_job(ctx.attempt))
+        return said if ctx.attempt == 1 else None
 
-    assert error.type == "InvalidJob"
-    assert message.replace("\\", "") in error.message
+    handle = enqueue(app, f, max_retries=1)
 
-
-def test_one_job_twice_is_refused_and_not_enqueued_once() -> None:
-    twin = Job.new("next")
-
-    error = error_of(run(chaining(twin, Job.new("next"), twin)))
-
-    assert error.type == "InvalidJob"
-    assert f"{twin.id} twice" in error.message
+    assert ran == [(attempt, handle.id) for attempt in following]
 
 
-def test_once_the_attempt_has_ended_it_is_refused_and_not_lost() -> None:
+@pytest.mark.parametrize(
+    ("jobs", "message"),
+    [
+        ([None], r"takes jobs, as other\.job"),
+        ([next_job] * 1, r"takes jobs, as other\.job"),
+        ([next_job(number) for number in range(1001)], "1000 follow-up jobs"),
+        ([Job.new("next", {"number": 1, "text": "x" * 1_000_000}) for _ in range(9)], "characters"),
+    ],
+    ids=["none", "a function", "too many", "too much text"],
+)
+def test_what_cannot_be_enqueued_fails_in_the_job_and_nothing_follows(
+    app: QmlApp, ran: list[tuple[int, object]], jobs: list[Any], message: str
+) -> None:
+    handle = enqueue(app, lambda ctx: ctx.then(next_job(), *jobs))
+
+    with pytest.raises(JobFailed, match=rf"InvalidJob.*{message}"):
+        handle.wait(0)
+    assert not ran
+
+
+def test_once_the_attempt_has_ended_it_is_refused_and_not_lost(app: QmlApp) -> None:
     contexts = list[WorkerContext]()
 
-    def f(ctx: WorkerContext) -> None:
-        contexts.append(ctx)
-
-    run(f)
+    enqueue(app, contexts.append)
 
     with pytest.raises(InvalidJob, match="after the attempt had ended"):
-        contexts[0].then(Job.new("next"))
-    assert not contexts[0].board.follow_ups
+        contexts[0].then(next_job())
 
 
-def test_in_a_forked_process_it_is_refused_and_not_lost() -> None:
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_in_a_forked_process_it_is_refused_and_not_lost(app: QmlApp, ran: list[tuple[int, object]]) -> None:
     def f(ctx: WorkerContext) -> int:
         pid = os.fork()
         if pid == 0:
             try:
-                ctx.then(Job.new("next"))
+                ctx.then(next_job())
             except InvalidJob:
                 os._exit(7)
             os._exit(0)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    outcome = run(f)
-
-    assert isinstance(outcome, Success)
-    assert (outcome.result, outcome.extras) == (7, None)
-
-
-def test_there_is_a_most_and_what_is_refused_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "MOST_FOLLOW_UPS", 2)
-    monkeypatch.setattr(board, "MOST_TEXT_CHARS", 500)
-
-    def f(ctx: WorkerContext) -> None:
-        ctx.then(Job.new("next", 1))
-        with pytest.raises(InvalidJob, match="2 follow-up jobs"):
-            ctx.then(Job.new("next", 2), Job.new("next", 3))
-        with pytest.raises(InvalidJob, match="500 characters"):
-            ctx.then(Job.new("next", "x" * 500))
-        ctx.then(Job.new("next", 4))
-
-    assert [job.payload for job in followers(run(f))] == [1, 4]
+    assert enqueue(app, f).wait(0) == 7
+    assert not ran

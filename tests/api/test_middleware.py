@@ -1,44 +1,21 @@
-"""Tests: the order of middleware, and what tracing says."""
+"""Middleware around jobs: its order, what it may do to a result, and what the tracing of every app logs."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Job
-from qml_mp.core.state import Processing
-from qml_mp.errors import JobInterrupted, JobTimeout
-from qml_mp.processing.cancel import CancelToken
-from qml_mp.processing.context import WorkerContext, WorkerResult
-from qml_mp.processing.middleware import CallNext, TracingMiddleware, chain
-
-NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
-JOB = replace(
-    Job.new("resize", {"password": "hunter2"}, now=NOW),
-    state=Processing(started_at=NOW, worker_id="w-1", server_name="s#1"),
-)
-CONTEXT = WorkerContext.of(JOB, started_at=NOW, cancel=CancelToken.never())
+from qml_mp import Job, JobFailed, QmlApp, TracingMiddleware, WorkerContext, WorkerResult
+from qml_mp.processing.middleware import CallNext
 
 
-class SteppingClock:
-    """Every look at it is a step after the one before."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.step_s = 1.5
-
-    def now(self) -> datetime:
-        return NOW + timedelta(seconds=self.monotonic())
-
-    def monotonic(self) -> float:
-        self.now_s += self.step_s
-        return self.now_s
+def app_of(*middleware: Any) -> QmlApp:
+    return QmlApp("memory://", middleware=list(middleware))
 
 
-def test_the_first_registered_is_the_outermost() -> None:
+def test_the_first_registered_is_the_outermost_and_each_may_replace_the_result() -> None:
     seen: list[str] = []
 
     def layer(name: str) -> object:
@@ -50,79 +27,62 @@ def test_the_first_registered_is_the_outermost() -> None:
 
         return middleware
 
-    result = chain([layer("a"), layer("b")], lambda *_: "x")(JOB, CONTEXT)  # type: ignore[list-item]
+    app = app_of(layer("a"), layer("b"))
 
-    assert result == "a(b(x))"
+    @app.job()
+    def work() -> str:
+        return "x"
+
+    with app.inline():
+        assert work.enqueue().wait(0) == "a(b(x))"
     assert seen == ["a in", "b in", "b out", "a out"]
 
 
-def test_without_middleware_the_worker_is_called_as_it_is() -> None:
-    assert chain([], lambda job, _: job.method)(JOB, CONTEXT) == "resize"
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_middleware_that_raises_fails_the_attempt_and_not_the_worker(when: str) -> None:
+    def broken(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        if when == "after":
+            call_next(job, context)
+        raise LookupError("middleware")
+
+    app = app_of(broken)
+
+    @app.job()
+    def work() -> None: ...
+
+    with app.inline(), pytest.raises(JobFailed, match="LookupError"):
+        work.using(max_retries=0).enqueue().wait(0)
 
 
-def test_tracing_logs_one_record_at_the_start_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    tracing = TracingMiddleware(clock=SteppingClock())
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ({"secret": 1}, "succeeded"),
+        (ValueError("hunter2"), "raised ValueError"),
+        (WorkerResult.failure("hunter2"), "failed"),
+        (WorkerResult.retry("hunter2"), "retry"),
+    ],
+    ids=["a result", "an error", "a failure", "a retry"],
+)
+def test_tracing_logs_the_begin_and_the_end_of_an_attempt_and_no_payload_result_or_error_text(
+    caplog: pytest.LogCaptureFixture, result: object, outcome: str
+) -> None:
+    app = app_of(TracingMiddleware())
 
-    with caplog.at_level(logging.INFO):
-        result = tracing(JOB, CONTEXT, lambda *_: {"secret": 1})
+    @app.job()
+    def resize(password: str) -> Any:
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    start, end = caplog.records
-    assert result == {"secret": 1}
+    with app.inline(), caplog.at_level(logging.DEBUG, "qml_mp"):
+        handle = resize.using(max_retries=0).enqueue("hunter2")
+
+    start, end = (record for record in caplog.records if "middleware" in record.name)
     for record in (start, end):
         fields = vars(record)
-        assert (fields["job_id"], fields["worker_id"], fields["attempt"], fields["method"]) == (
-            JOB.id,
-            "w-1",
-            1,
-            "resize",
-        )
+        assert (fields["job_id"], fields["attempt"], fields["method"]) == (handle.id, 1, "resize")
+        assert "hunter2" not in str(fields)
     assert "duration_s" not in vars(start)
-    assert (vars(end)["duration_s"], vars(end)["outcome"]) == (1.5, "succeeded")
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (ValueError("hunter2"), "raised ValueError"),
-        (JobInterrupted("stop"), "interrupted"),
-        (JobTimeout("late"), "passed its time limit"),
-    ],
-)
-def test_tracing_lets_errors_pass_and_names_them(
-    caplog: pytest.LogCaptureFixture, error: BaseException, outcome: str
-) -> None:
-    def fail(job: Job, context: WorkerContext) -> object:
-        raise error
-
-    with caplog.at_level(logging.DEBUG), pytest.raises(type(error)):
-        TracingMiddleware(clock=SteppingClock())(JOB, CONTEXT, fail)
-
-    assert vars(caplog.records[-1])["outcome"] == outcome
-    assert caplog.records[-1].levelno == logging.DEBUG  # the line about it comes when it is stored
-
-
-@pytest.mark.parametrize(
-    ("result", "outcome"), [(WorkerResult.retry("busy"), "retry"), (WorkerResult.failure("no"), "failed")]
-)
-def test_tracing_tells_a_result_that_is_no_success(
-    caplog: pytest.LogCaptureFixture, result: WorkerResult, outcome: str
-) -> None:
-    with caplog.at_level(logging.DEBUG):
-        TracingMiddleware(clock=SteppingClock())(JOB, CONTEXT, lambda *_: result)
-
-    assert vars(caplog.records[-1])["outcome"] == outcome
-
-
-def test_tracing_logs_neither_payload_nor_result_nor_error_text(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(job: Job, context: WorkerContext) -> object:
-        raise ValueError("hunter2")
-
-    with caplog.at_level(logging.DEBUG), pytest.raises(ValueError, match="hunter2"):
-        TracingMiddleware()(JOB, CONTEXT, fail)
-
-    assert all("hunter2" not in str(vars(record)) for record in caplog.records)
-
-
-def test_the_context_tells_the_attempt_by_failures_and_crashes() -> None:
-    assert CONTEXT.attempt == 1
-    assert CONTEXT.previous_exception is None
+    assert (vars(end)["duration_s"] >= 0, vars(end)["outcome"]) == (True, outcome)

@@ -150,20 +150,6 @@ def test_an_invalid_job_that_the_function_itself_enqueued_is_an_ordinary_failure
     assert isinstance(run(raising(InvalidJob("nonsense"))), Retry)
 
 
-@pytest.mark.fault(62)
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_middleware_that_raises_is_a_failed_attempt(when: str) -> None:
-    def broken(job: Job, context: WorkerContext, call_next: CallNext) -> object:
-        if when == "after":
-            call_next(job, context)
-        raise LookupError("middleware")
-
-    outcome = run(returning(1), middleware=(broken,))
-
-    assert isinstance(outcome, Retry)
-    assert outcome.error.type == "LookupError"
-
-
 class Slow(Worker):
     method_name = "f"
     timeout = timedelta(seconds=30)
@@ -423,13 +409,3 @@ def test_a_worker_result_may_carry_an_exception() -> None:
 )
 def test_a_worker_result_that_makes_no_sense_is_a_failed_attempt(result: WorkerResult) -> None:
     assert error_of(run(returning(result))).type == "TypeError"
-
-
-def test_middleware_sees_and_may_replace_the_result() -> None:
-    def doubling(job: Job, context: WorkerContext, call_next: CallNext) -> object:
-        return [call_next(job, context)] * 2
-
-    outcome = run(returning(1), middleware=(doubling, doubling))
-
-    assert isinstance(outcome, Success)
-    assert outcome.result == [[1, 1], [1, 1]]
