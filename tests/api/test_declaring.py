@@ -430,22 +430,6 @@ def test_a_method_of_a_class_of_pythons_own_takes_any_object(app: QmlApp) -> Non
     assert app.job("upper")(str.upper).method_name == "upper"
 
 
-class Stub:
-    """Has names that are none, as those have that answer whatever they are asked for."""
-
-    def __getattr__(self, name: str) -> int:
-        if name in ("__name__", "__qualname__"):
-            return 5
-        raise AttributeError(name)
-
-    def __call__(self, size: int) -> int:
-        return size
-
-
-def test_what_answers_to_every_name_can_be_a_job(app: QmlApp) -> None:
-    assert app.job("stub")(Stub()).method_name == "stub"
-
-
 def test_what_is_wrapped_is_the_function_that_was_given(app: QmlApp) -> None:
     def scale(size: int) -> int:
         return size
@@ -464,20 +448,6 @@ def test_what_has_no_name_of_its_own_is_given_one(app: QmlApp) -> None:
         app.job()(small)
 
     assert app.job("small")(small).method_name == "small"
-
-
-def test_what_hangs_on_the_function_takes_nothing_away_from_the_job(app: QmlApp) -> None:
-    def scale(size: int) -> int:
-        return size
-
-    vars(scale).update(handle="theirs", job="theirs", using="theirs", enqueue="theirs", note="theirs")
-
-    declared = app.job()(scale)
-
-    assert vars(declared)["note"] == "theirs"
-    assert declared.job(5).payload == {"size": 5}
-    assert declared.using(priority=5).job(5).priority == 5
-    assert declared.handle(declared.enqueue(5).id).id
 
 
 def layer(job: Job, context: WorkerContext, call_next: CallNext) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -36,11 +35,9 @@ from qml_mp import (
     inline_calls,
 )
 from qml_mp.core.outcome import AttemptKind
-from tests.until import PATIENCE_S, wait_until
 
 app = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=3))
 seen: list[Any] = []
-caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 @pytest.fixture(autouse=True)
@@ -89,12 +86,6 @@ async def wait(text: str) -> str:
     await asyncio.sleep(0)
     handle = await note.aenqueue(text)
     return str(handle.wait(timeout=0)) + "!"
-
-
-@app.job()
-def run_a_loop(text: str) -> str:
-    caller.set(f"{caller.get()}, and the job")
-    return asyncio.run(ask(text)) + note.enqueue(text).wait(timeout=0) + caller.get()
 
 
 async def ask(text: str) -> str:
@@ -326,73 +317,6 @@ def test_coroutines_run_with_and_without_a_loop_around_them() -> None:
         assert asyncio.run(in_a_loop()) == ["sync!", "async!", "0!", "1!", "2!", "3!"]
 
 
-def test_a_plain_job_may_run_a_loop_also_when_a_coroutine_enqueues_it() -> None:
-    async def in_a_loop() -> tuple[str, str]:
-        caller.set("a coroutine")
-        return run_a_loop.enqueue("a").wait(timeout=0), caller.get()
-
-    with app.inline(raise_failures=True):
-        assert run_a_loop.enqueue("a").wait(timeout=0) == "a? anobody, and the job"
-        assert asyncio.run(in_a_loop()) == ("a? aa coroutine, and the job", "a coroutine")
-
-
-def test_threads_that_enqueue_at_a_time_each_find_their_own_jobs_ended() -> None:
-    def enqueue(n: int) -> None:
-        handles = [note.enqueue(f"{n}.{k}") for k in range(10)]
-        results[n] = [handle.state for handle in handles]
-
-    results: dict[int, list[StateName]] = {}
-    threads = [threading.Thread(target=enqueue, args=(n,)) for n in range(4)]
-    with app.inline():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    assert results == {n: [StateName.SUCCEEDED] * 10 for n in range(4)}
-    assert len(set(seen)) == len(seen) == 40
-
-
-class TakenByAnother:
-    """Jobs of an app that another thread takes as soon as they are there, before who enqueues them can."""
-
-    def __init__(self, app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Within `app.inline()`."""
-        self.gate, self.begun = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self._run_what_there_is, args=[app], daemon=True)
-        self.raised: list[BaseException] = []
-        """In the other thread."""
-        enqueue_many = app.storage.enqueue_many
-
-        def enqueue_and_be_late(jobs: Any, **options: Any) -> list[str]:
-            given = list(jobs)
-            ids = enqueue_many(given, **options)
-            if any(job.method.endswith("gated") for job in given) and not self.thread.ident:
-                self.thread.start()
-                assert self.begun.wait(PATIENCE_S)
-            return ids
-
-        monkeypatch.setattr(app.storage, "enqueue_many", enqueue_and_be_late)
-
-    def wait_for_gate(self) -> None:
-        """In the job."""
-        self.begun.set()
-        assert self.gate.wait(PATIENCE_S)
-
-    def open_once_waited_for(self, enqueuing: threading.Thread) -> None:
-        """Open the gate when the thread waits for what others run, or has gone on without; join both."""
-        wait_until(lambda: waits_for_others(enqueuing) or not enqueuing.is_alive())
-        self.gate.set()
-        enqueuing.join(PATIENCE_S)
-        self.thread.join(PATIENCE_S)
-
-    def _run_what_there_is(self, app: QmlApp) -> None:
-        try:
-            app.enqueue_many([])
-        except (ValueError, pytest.fail.Exception) as error:
-            self.raised.append(error)
-
-
 class NotingCondition(threading.Condition):
     """Notes who waits for it. Of a thread that runs, the frames cannot be walked: they go as one looks."""
 
@@ -409,68 +333,6 @@ class NotingCondition(threading.Condition):
 @pytest.fixture(autouse=True)
 def note_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline_calls, "threading", SimpleNamespace(Condition=NotingCondition))
-
-
-def waits_for_others(thread: threading.Thread) -> bool:
-    return thread.ident in NotingCondition.waiting
-
-
-def test_a_failure_is_raised_where_the_job_was_enqueued_whichever_thread_has_run_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Also that of a follow-up, and when what failed first runs again in the other thread."""
-    threaded = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
-
-    @threaded.job()
-    def gated(ctx: WorkerContext) -> None:
-        taken.wait_for_gate()
-        if ctx.attempt == 1:
-            raise ValueError("once")
-        ctx.then(fail.job())
-
-    @threaded.job()
-    def fail() -> None:
-        raise ValueError("of the follow-up")
-
-    def enqueue() -> None:
-        with pytest.raises(ValueError, match="of the follow-up"):
-            gated.enqueue()
-        seen.append("raised")
-
-    with threaded.inline(raise_failures=True):
-        taken = TakenByAnother(threaded, monkeypatch)
-        enqueuing = threading.Thread(target=enqueue)
-        enqueuing.start()
-        taken.open_once_waited_for(enqueuing)
-        ended = [(job.method, job.state_name) for job in threaded.enqueued()]
-
-    assert seen == ["raised"]
-    assert taken.raised == []
-    assert ended == [("gated", StateName.SUCCEEDED), ("fail", StateName.FAILED)]
-
-
-def test_a_job_of_one_app_enqueues_one_of_another_that_has_follow_ups_and_retries() -> None:
-    one, other = (QmlApp(f"sqlite:////nowhere/{name}.db") for name in ("one", "other"))
-
-    @other.job()
-    def first(ctx: WorkerContext) -> int:
-        ctx.then(second.job())
-        if ctx.attempt == 1:
-            raise ValueError
-        return ctx.attempt
-
-    @other.job()
-    def second() -> None:
-        seen.append("second")
-
-    @one.job()
-    def across() -> int:
-        return first.enqueue().wait()
-
-    with one.inline(), other.inline():
-        assert across.enqueue().wait() == 2
-
-    assert seen == ["second"]
 
 
 def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,20 +449,3 @@ def test_a_failure_for_good_is_told_once(caplog: pytest.LogCaptureFixture) -> No
 
     assert seen[2:] == ["run", "run", (StateName.FAILED, 2, "no luck")]
     assert "on_failure of job" in caplog.text
-
-
-def test_the_storage_goes_with_its_last_handle() -> None:
-    with app.inline():
-        handle = note.enqueue("a")
-        folder = Path(app.storage.url.removeprefix("sqlite:///")).parent
-    assert folder.is_dir()
-    pid = os.fork()
-    if pid == 0:
-        del handle
-        os._exit(0 if folder.is_dir() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-
-    assert handle.wait(timeout=0) == "a"
-    del handle
-
-    assert not folder.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,6 @@ from qml_mp import (
     Program,
     QmlApp,
     RetryPolicy,
-    ServerConfig,
     Worker,
     WorkerRegistry,
 )  # fmt: skip
@@ -169,10 +167,6 @@ class Unshowable:
         raise RuntimeError("no")
 
 
-class Size(enum.IntEnum):
-    SMALL = 1
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -297,32 +291,6 @@ def test_a_payload_that_is_no_json_is_an_invalid_job_and_nothing_else(payload: A
 
 
 def takes_anything(*args: Any, **kwargs: Any) -> None: ...
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Job.new("f", max_retries=HUGE),
-        lambda: Job.new(cast(str, HUGE)),
-        lambda: Job.new("f", timeout=cast(timedelta, 5)),
-        lambda: Job.new("f", unique_key=cast(str, HUGE)),
-        lambda: RetryPolicy.fixed(max_attempts=HUGE * -1),
-        lambda: RetryPolicy.fixed(jitter=cast(float, "x")),
-        lambda: RetryPolicy.exponential(multiplier=cast(float, "x")),
-        lambda: ServerConfig(worker_count=HUGE),
-        lambda: ServerConfig(max_memory=HUGE),
-    ],
-)
-def test_no_value_is_too_strange_for_the_text_of_its_refusal(make: Callable[[], object]) -> None:
-    with pytest.raises(QmlError):
-        make()
-
-
-@pytest.mark.parametrize("value", [Size.SMALL, {"a": [Size.SMALL]}])
-def test_an_integer_of_a_class_of_its_own_is_an_integer_and_takes_no_time(value: Any) -> None:
-    job = Job.new("f", value, priority=Size.SMALL)
-
-    assert job.payload == value
 
 
 def test_no_retry_can_be_written_everywhere_and_is_not_the_default() -> None:

@@ -206,10 +206,6 @@ def logged(texts: list[str]) -> list[str]:
         return file.read().decode().removesuffix("\n").split("\n")
 
 
-def line_of(text: str) -> logging.LogRecord:
-    return logging.LogRecord("name", logging.INFO, "path", 1, "%s", (text,), None)
-
-
 @contextmanager
 def standard_error() -> Iterator[IO[bytes]]:
     """A file that is descriptor 2 within the block."""

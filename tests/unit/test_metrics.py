@@ -100,12 +100,6 @@ def test_a_loop_that_is_tried_again_in_a_moment_or_waits_for_another_is_no_reaso
     assert not_ready(replace(FINE, loops=[moment])) == []
 
 
-def test_what_keeps_all_loops_is_the_only_reason() -> None:
-    late = replace(LOOP, due_since=FINE.at - 60)
-
-    assert not_ready(replace(FINE, loops=[late], is_stopping=True)) == ["the server is stopping"]
-
-
 HOSTILE = 'a"b\\n\n{} ü'
 REPORT = replace(
     FINE,
@@ -229,12 +223,6 @@ def test_what_a_pair_has_not_come_to_yet_is_counted_as_0() -> None:
         ("resize", "retried"): 1,
         (HOSTILE, "failed"): 1,
     }
-
-
-def test_hostile_names_arrive_as_they_are() -> None:
-    found = samples(families())
-
-    assert found["qml_mp_recurring_firings_total", frozenset({("method", HOSTILE)})] == 1
 
 
 def test_queues_beyond_a_number_are_counted_together() -> None:

@@ -55,24 +55,6 @@ def test_a_method_name_that_no_job_can_have_is_refused(method: str) -> None:
         WorkerRegistry().register(FunctionWorker(len, method_name=method))
 
 
-def test_a_rate_that_is_only_the_text_of_one_is_refused() -> None:
-    worker = Echo()
-    worker.rate = "5/s"  # type: ignore[assignment]  # what is tested
-
-    with pytest.raises(ConfigurationError, match="'echo': rate is '5/s'; it must be a Rate, as qml_mp"):
-        WorkerRegistry().register(worker)
-
-
-def test_retries_that_no_job_can_have_are_refused_of_a_worker() -> None:
-    worker = Echo()
-    worker.max_retries = -1
-
-    with pytest.raises(
-        ConfigurationError, match="'echo': max_retries is -1; it must be a whole number from 0"
-    ):
-        WorkerRegistry().register(worker)
-
-
 def test_what_is_no_worker_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is no Worker"):
         WorkerRegistry().register(len)  # type: ignore[arg-type]  # what is tested

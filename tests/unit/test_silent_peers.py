@@ -13,7 +13,6 @@ import pytest
 from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
-from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
@@ -71,25 +70,6 @@ class Pair:
             self.clock.passes(self.beat_s * 0.75)
             assert self.peer_beats()
             self.clock.passes(self.beat_s * 0.25)
-
-    def judge_beats_for(self, seconds: float) -> None:
-        """Alone."""
-        until = self.clock.seconds + seconds
-        while self.clock.seconds < until:
-            sooner = self.loop.tick(self.storage)
-            wait_s = self.beat_s if sooner is None else min(self.beat_s, sooner.total_seconds())
-            self.clock.passes(max(0.01, wait_s))
-
-    def judge_beats_with_a_peer_that_does_so_rarely(self, times: int, *, every_s: float) -> None:
-        """The peer in the end, and is registered each time."""
-        for _ in range(times):
-            self.judge_beats_for(every_s)
-            assert self.peer_beats()
-
-    def peer_tells(self, *, dead_server_timeout: str) -> None:
-        """It may beat as rarely as that allows."""
-        setting = ToldSetting(name="dead_server_timeout", value=dead_server_timeout, source="the code")
-        assert self.storage.describe_server(PEER, ServerDescription(settings=(setting,)))
 
     def peer_beats(self) -> bool:
         return self.peers_storage.heartbeat_server(PEER, worker_rss={}) is not None
