@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typing_extensions import TypeAliasType
 
 from qml_mp import (
     ConfigurationError,
@@ -216,6 +217,8 @@ CARRIED = [
     (Address("a"), Circle | Address),
     (3, int | str),
     ([1], list[int] | dict[str, int]),
+    (3, TypeAliasType("Number", int)),  # as `type Number = int` of Python 3.12 makes it
+    ([date(2025, 3, 1)], TypeAliasType("Days", list[date])),
 ]
 
 

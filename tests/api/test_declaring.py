@@ -505,7 +505,9 @@ def test_what_can_be_called_so_is_taken_whatever_it_is() -> None:
     assert QmlApp(middleware=[]).program.middleware == ()
 
 
-def test_an_app_has_one_function_for_failures() -> None:
+def test_an_app_has_one_function_for_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a program that is a file, as a worker of pytest-xdist is not; a cell of a notebook may run again."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     app = QmlApp("memory://")
 
     @app.on_failure

@@ -245,33 +245,6 @@ def test_a_job_is_told_of_failures_of_what_it_enqueues_and_not_of_its_siblings()
     assert parent.state_name is StateName.FAILED
 
 
-def test_jobs_that_are_retried_by_hand_run_at_once_too() -> None:
-    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
-    broken = {"first", "second"}
-
-    @own.job()
-    def fragile(name: str) -> str:
-        if name in broken:
-            raise ValueError(name)
-        return name
-
-    with own.inline():
-        first, second = own.enqueue_many([fragile.job("first"), fragile.job("second")])
-        broken.clear()
-        first.retry()
-        assert first.wait(timeout=0) == "first"
-        assert own.jobs(method="fragile").retry() == 1
-        assert second.wait(timeout=0) == "second"
-    with own.inline(raise_failures=True):
-        broken.add("third")
-        with pytest.raises(ValueError, match="third"):
-            fragile.enqueue("third")
-        [job] = own.enqueued()
-        with pytest.raises(ValueError, match="third"):
-            own.handle(job.id).retry()
-        assert own.handle(job.id).state is StateName.FAILED
-
-
 def test_delays_nested_jobs_and_follow_ups_run_at_once() -> None:
     with app.inline():
         handle = lead.using(at=datetime.now(UTC) + timedelta(days=9)).enqueue(3)

@@ -187,14 +187,6 @@ def test_the_frame_is_the_users_nearest_to_the_error(traceback: str | None, fram
     assert user_frame(traceback) == frame
 
 
-def test_a_frame_is_bounded() -> None:
-    frame = user_frame(f'  File "{"x" * 500}/{"y" * 500}", line 1, in f')
-
-    assert frame is not None
-    assert len(frame) == 200
-    assert frame.endswith("yyy:1 in f")
-
-
 def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
     of_one_kind = {failure_key("thumb", "X", _HEAD + _JOB + line) for line in (_STDLIB, _LIBRARY, "X: no\n")}
 
@@ -210,12 +202,6 @@ def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
 @pytest.mark.parametrize("met", [_OF_DATACLASS, _OF_NUMPY], ids=["a method of a dataclass", "compiled code"])
 def test_faults_on_two_lines_that_meet_in_what_is_nobodys_line_are_of_two_kinds(met: str) -> None:
     keys = {failure_key("thumb", "X", _HEAD + line + met + "X: no\n") for line in (_JOB, _HELPER)}
-
-    assert len(keys) == 2
-
-
-def test_faults_on_two_lines_of_a_program_that_is_no_file_are_of_two_kinds() -> None:
-    keys = {failure_key("job", "X", _HEAD + _EXECUTED.format(line) + "X: no\n") for line in (4, 6)}
 
     assert len(keys) == 2
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -82,22 +80,6 @@ def test_a_row_that_is_fitted_stays_on_its_line(method: str, width: int) -> None
     screen = pyte.Screen(width, 2)
     pyte.Stream(screen).feed(f"{rows[0][0]}  {rows[0][1]}")
     assert screen.cursor.y == 0
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
-def test_a_row_that_is_fitted_stays_on_its_line_in_any_encoding(
-    monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
-    """As the command prints: what the encoding has not is an escape, which takes six columns for one."""
-    written = io.BytesIO()
-    stdout = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
-    monkeypatch.setattr(sys, "stdout", stdout)
-
-    print_table(*fitted({"METHOD": ["m" * 20], "ARGUMENTS": ["a" * 40]}, width=30, shrink={"METHOD": 6}))
-
-    stdout.flush()
-    lines = written.getvalue().decode(encoding).splitlines()
-    assert max(map(len, lines)) == 30
 
 
 @pytest.mark.parametrize(

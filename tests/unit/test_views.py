@@ -9,47 +9,17 @@ import pytest
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.history import (
     BOUNDS_US,
-    Ending,
     Histogram,
     Tally,
     numbers_of_one,
     sum_of,
     tally_of,
 )
-from qml_mp.storage.history import MINUTE, HistoryPoint
 from qml_mp.views.firings import next_firings
-from qml_mp.views.history import HistoryView
-from qml_mp.web.charts import HEIGHT, WIDTH, bar_chart
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def tally(count: int, *, ran_us: int = 1_000_000) -> Tally:
     return tally_of([count * number for number in numbers_of_one(waited_us=0, ran_us=ran_us)])
-
-
-def view(*counts: tuple[int, int]) -> HistoryView:
-    points = [
-        HistoryPoint(
-            begins_at=NOON + number * MINUTE,
-            tallies={Ending.SUCCEEDED: tally(good), Ending.FAILED: tally(bad)},
-        )
-        for number, (good, bad) in enumerate(counts)
-    ]
-    return HistoryView(step=MINUTE, points=points)
-
-
-def test_the_highest_bar_fills_the_chart_and_none_sticks_out() -> None:
-    chart = bar_chart(view((10, 0), (0, 0), (5, 5), (1000, 1)))
-
-    assert chart.most == 1001
-    assert len(chart.bars) == 3
-    assert chart.ends_at == NOON + 4 * MINUTE
-    for bar in chart.bars:
-        assert bar.bad_y >= -0.01
-        assert bar.good_y + bar.good_height == pytest.approx(HEIGHT)
-        assert bar.x + bar.width <= WIDTH
-    assert chart.bars[-1].bad_height > 0
 
 
 @pytest.mark.parametrize("ran_us", [1, 999, 1000, 1001, 1_500_000, BOUNDS_US[-1]])
