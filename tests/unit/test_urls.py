@@ -189,14 +189,6 @@ def test_the_schema_is_taken_out_of_what_libpq_gets_and_kept_in_the_url() -> Non
     assert parse_target(target.url) == target
 
 
-def test_without_a_schema_there_is_a_default() -> None:
-    target = parse_target("postgres://host/db")
-
-    assert target.schema == "qml_mp"
-    assert target.url == "postgres://host/db"
-    assert target.channel == "qml_mp.qml_mp"
-
-
 @pytest.mark.parametrize("name", ['a"b', "a.b", "1a", "", "pg_jobs", "ä", "a" * 57, "a;b", "a%b"])
 def test_a_schema_name_that_cannot_be_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="schema name"):
