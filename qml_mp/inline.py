@@ -273,7 +273,9 @@ class _LastProgress:
     def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         note.encode(errors="replace")  # as a worker does, which has room for text alone
         self.newest_job = job
-        self._said[job.id] = Progress(done=done, total=total, note=note)
+        self._said[job.id] = Progress(
+            done=float(done), total=None if total is None else float(total), note=note
+        )
 
     def newest_of(self, job: Job) -> Progress | None:
         return self._said.pop(job.id, None)

@@ -44,7 +44,7 @@ class SaidProgress:
         """Keep it."""
         self.newest_job = job
         note.encode(errors="replace")  # as a worker does, which has room for text alone
-        self.said.append(Progress(done=done, total=total, note=note))
+        self.said.append(Progress(done=float(done), total=None if total is None else float(total), note=note))
 
     def newest_of(self, job: Job) -> Progress | None:  # noqa: ARG002
         """The last of it."""

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import os
-import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -37,74 +32,6 @@ def test_tasks_left_behind_by_an_async_job_are_cancelled() -> None:
 
     assert run_coroutine(job()) == "done"
     assert cancelled == ["yes"]
-
-
-def test_the_event_loop_that_a_thread_has_set_stays_set_after_an_async_job() -> None:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-
-    async def job() -> bool:
-        return asyncio.get_running_loop() is asyncio.get_event_loop() is not loop
-
-    try:
-        assert run_coroutine(job())
-        assert asyncio.get_event_loop() is loop
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.filterwarnings("ignore::DeprecationWarning"))
-        for name in ("SafeChildWatcher", "FastChildWatcher", "PidfdChildWatcher")
-    ]
-)
-def watcher(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """What looks after subprocesses, as the program has set it."""
-    if sys.version_info >= (3, 14):
-        pytest.skip("there are no child watchers any more")
-    watcher = getattr(asyncio, request.param)()
-    asyncio.set_child_watcher(watcher)
-    yield watcher
-    asyncio.set_child_watcher(None)  # type: ignore[arg-type]  # which it takes
-
-
-async def child_job() -> int:
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "import sys; sys.exit(7)")
-    return await child.wait()
-
-
-def test_a_child_watcher_that_the_program_has_set_serves_async_jobs_and_then_its_own_loop(
-    watcher: Any,
-) -> None:
-    assert [run_coroutine(child_job()) for _ in range(2)] == [7, 7]
-    loop = asyncio.new_event_loop()
-    watcher.attach_loop(loop)
-
-    assert run_coroutine(child_job()) == 7
-
-    assert loop.run_until_complete(child_job()) == 7
-    watcher.attach_loop(None)
-    loop.close()
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
-def test_a_child_that_an_async_job_leaves_to_such_a_watcher_fails_no_later_job(watcher: Any) -> None:
-    reading, writing = os.pipe()
-    kept = []
-
-    async def leave_a_child() -> None:
-        kept.append(await asyncio.create_subprocess_exec("cat", stdin=reading))
-
-    run_coroutine(leave_a_child())
-    os.close(writing)
-    os.close(reading)
-    os.waitid(os.P_PID, kept[0].pid, os.WEXITED | os.WNOWAIT)
-
-    assert [run_coroutine(child_job()) for _ in range(2)] == [7, 7]
-    kept.clear()
-    gc.collect()  # here, where its warnings are expected
 
 
 def test_an_interruption_that_strikes_a_callback_ends_the_whole_job() -> None:

@@ -1,22 +1,17 @@
-"""Tests: cron expressions: fields, changes of the clock, and bad input."""
+"""Tests: cron expressions: fields, changes of the clock, bad input, the newest firings, and words."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from threading import Event
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qml_mp.core import cron
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
-from tests.until import PATIENCE_S
 
 ZONES = [
     "Europe/Berlin",
@@ -167,40 +162,6 @@ def test_a_day_that_a_zone_skips_fires_at_the_change() -> None:
     assert firings == [utc(2011, 12, 29, 19), utc(2011, 12, 30, 10), utc(2011, 12, 30, 19)]
 
 
-@pytest.mark.fault(50)
-@settings(max_examples=60, deadline=None)
-@given(
-    tz=st.sampled_from(ZONES),
-    text=st.sampled_from(
-        ["30 2 * * *", "15 1,2,3 * * SUN", "*/30 59 1-3 * * *", "0 0 * * *", "5 3 26 10 *", "*/7 0-23 * * *"]
-    ),
-    start=st.datetimes(datetime(2011, 12, 25), datetime(2026, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
-)
-def test_firings_strictly_increase_and_no_wall_time_fires_twice(tz: str, text: str, start: datetime) -> None:
-    firings = CronSchedule(text, tz=tz).preview(start, 40)
-
-    walls = [firing.astimezone(ZoneInfo(tz)).replace(tzinfo=None) for firing in firings]
-    assert firings[0] > start
-    assert all(earlier < later for earlier, later in pairwise(firings))
-    assert len(set(walls)) == len(walls)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    text=st.sampled_from(["*/45 * * * *", "*/45 0-23 * * *"]),
-    start=st.datetimes(datetime(2025, 10, 20), datetime(2025, 10, 30), timezones=st.just(UTC)),  # noqa: DTZ001
-    step=st.integers(1, 7200),
-)
-def test_asking_in_between_never_changes_the_next_firing(text: str, start: datetime, step: int) -> None:
-    schedule = CronSchedule(text, tz="Europe/Berlin")
-    firing = schedule.next_after(start)
-    assert firing is not None
-
-    between = min(start + timedelta(seconds=step), firing - timedelta(microseconds=1))
-
-    assert schedule.next_after(max(between, start)) == firing
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -251,31 +212,6 @@ def test_a_naive_instant_is_refused() -> None:
         CronSchedule("0 9 * * *").next_after(datetime(2025, 3, 1))  # noqa: DTZ001 - naive is what is refused
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("* * * * *", True),
-        ("@hourly", True),
-        ("30 0-23 * * *", True),
-        ("0 * 1-31 * MON", True),
-        ("0 * * JAN-DEC SUN-SAT", True),
-        ("0 0,30 * * * * *", True),
-        ("0,30 8 * * *", False),
-        ("* 8-18 * * *", False),
-        ("*/5 */2 * * *", False),
-        ("* * 1-30 * *", False),
-        ("* * 1-31 * */2", False),
-        ("* * * * MON-FRI", False),
-        ("* * 15 * MON", False),
-        ("* * L * *", False),
-        ("* * * JAN *", False),
-        ("0 * * * * * 2027", False),
-    ],
-)
-def test_what_fires_in_each_hour_is_known(text: str, expected: bool) -> None:
-    assert CronSchedule(text).fires_each_hour is expected
-
-
 def test_a_template_knows_its_first_firing() -> None:
     template = RecurringJob.new(
         "morning", "0 9 * * *", "digest", {"a": 1}, tz="Europe/Berlin", now=utc(2025, 3, 1, 12)
@@ -311,24 +247,106 @@ def test_a_template_with_a_bad_payload_method_or_id_is_refused() -> None:
         RecurringJob.new("", "0 9 * * *", "digest")
 
 
-def test_a_schedule_that_is_being_prepared_holds_up_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    makes = cron._search
-    is_begun, may_go_on = Event(), Event()
+def every_firing(schedule: CronSchedule, first: datetime, until: datetime) -> list[datetime]:
+    """By walking from each to the next."""
+    firings = [first - timedelta(seconds=1)]
+    while (upcoming := schedule.next_after(firings[-1])) is not None and upcoming <= until:
+        firings.append(upcoming)
+    return firings[1:]
 
-    def make_slowly(expression: str) -> object:
-        if expression.startswith("0 17"):
-            is_begun.set()
-            may_go_on.wait(PATIENCE_S)
-        return makes(expression)
 
-    monkeypatch.setattr(cron, "_search", make_slowly)
-    with ThreadPoolExecutor(1) as thread:
-        slow = thread.submit(CronSchedule("17 9 * * *").next_after, utc(2025, 3, 1))
-        is_begun.wait()
+@pytest.mark.fault(50)
+@settings(max_examples=100, deadline=None)
+@given(
+    tz=st.sampled_from(ZONES),
+    text=st.sampled_from(
+        ["30 2 * * *", "15 1,2,3 * * SUN", "*/30 59 1-3 * * *", "5 3 26 10 *", "*/45 * * * *",
+         "0,30 1-2 * * *", "0,1,3,9 */40 0-3 * * SUN", "* 7 2 * * SUN", "0 0,2 * 28-31 3,10 *"]
+    ),
+    until=st.datetimes(datetime(2011, 12, 25), datetime(2026, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
+    days=st.integers(0, 40),
+    count=st.integers(1, 70),
+)  # fmt: skip
+def test_the_newest_firings_are_the_last_of_all_around_changes_of_the_clock(
+    tz: str, text: str, until: datetime, days: int, count: int
+) -> None:
+    schedule = CronSchedule(text, tz=tz)
+    first = schedule.next_after(until - timedelta(days=days))
+    assert first is not None
 
-        other = CronSchedule("5 9 * * *").next_after(utc(2025, 3, 1))
-        has_waited = not slow.done()
-        may_go_on.set()
+    expected = every_firing(schedule, first, until)[-count:]
 
-    assert has_waited
-    assert (other, slow.result()) == (utc(2025, 3, 1, 9, 5), utc(2025, 3, 1, 9, 17))
+    assert schedule.newest(count, first=first, until=until) == expected
+
+
+class CountingSchedule(CronSchedule):
+    steps = 0
+
+    def next_after(self, instant: datetime) -> datetime | None:
+        self.steps += 1
+        return super().next_after(instant)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "until", "newest"),
+    [
+        ("* * 9-17 * * MON-FRI", utc(2026, 11, 16, 9), utc(2026, 11, 23, 8), utc(2026, 11, 20, 17, 59, 59)),
+        ("* * * 1-7 * *", utc(2026, 11, 1), utc(2026, 11, 28, 12), utc(2026, 11, 7, 23, 59, 59)),
+        ("* * * 1 1 *", utc(2026, 1, 1), utc(2026, 11, 28), utc(2026, 1, 1, 23, 59, 59)),
+        ("* 0-29 9 * * FRI", utc(2026, 11, 20, 9), utc(2026, 11, 23, 8, 0, 7), utc(2026, 11, 20, 9, 29, 59)),
+        ("* * * * * * 2020", utc(2020, 1, 1), utc(2026, 11, 28), utc(2020, 12, 31, 23, 59, 59)),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_newest_of_very_many_firings_that_lie_far_back_are_found_in_few_steps(
+    text: str, first: datetime, until: datetime, newest: datetime, count: int
+) -> None:
+    schedule = CountingSchedule(text)
+
+    found = schedule.newest(count, first=first, until=until)
+
+    assert found == [newest - timedelta(seconds=back) for back in reversed(range(count))]
+    assert schedule.steps < 2 * count + 2 * 2 * 28  # 2**28 seconds are more than eight years
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("* * * * *", "every minute"),
+        ("*/15 * * * *", "every 15 minutes"),
+        ("0,30 * * * *", "every 30 minutes"),
+        ("*/7 * * * *", "at minutes 0, 7, … 56 of every hour"),
+        ("0 * * * *", "at minute 0 of every hour"),
+        ("7,9 * * * *", "at minutes 7 and 9 of every hour"),
+        ("0 */2 * * *", "at minute 0 in the hours 0, 2, … 22"),
+        ("* 2 * * *", "every minute in the hour 2 every day"),
+        ("*/15 9-17 * * 1-5", "every 15 minutes in the hours 9 to 17 on Monday to Friday"),
+        ("30 2 * * *", "at 02:30 every day"),
+        ("0 0,12 * * *", "at 00:00 and 12:00 every day"),
+        ("30 59 23 31 12 *", "at 23:59:30 on day 31 of the month in December"),
+        ("* * * * * *", "every second"),
+        ("*/10 * * * * *", "every 10 seconds"),
+        ("5 * * * * *", "at second 5 of every minute"),
+        ("5 */20 2 * * *", "at second 5 every 20 minutes in the hour 2 every day"),
+        ("0 0 0 1 1 * 2099", "at 00:00 on day 1 of the month in January in 2099"),
+        ("0 0 0 1 1 * 2027-2030", "at 00:00 on day 1 of the month in January in 2027 to 2030"),
+        ("0 9 * * MON-FRI", "at 09:00 on Monday to Friday"),
+        ("0 9 * * 2-6", "at 09:00 on Tuesday to Saturday"),
+        ("0 9 * * 0", "at 09:00 on Sunday"),
+        ("0 9 * * FRI-MON", "at 09:00 on Monday and Friday to Sunday"),
+        ("0 9 1 * MON", "at 09:00 on day 1 of the month or on Monday"),
+        ("0 9 */2 * MON", "at 09:00 on days 1, 3, … 31 of the month, only if on Monday"),
+        ("0 9 1-31 * MON", "at 09:00 every day"),
+        ("0 0 L * *", "at 00:00 on the last day of the month"),
+        ("0 0 1,15,L * *", "at 00:00 on days 1 and 15 and on the last day of the month"),
+        ("0 0 * * 5L", "at 00:00 on the last Friday of the month"),
+        ("0 0 * * MON#2,3", "at 00:00 on Wednesday and on the 2nd Monday of the month"),
+        ("0 0 * JAN-MAR,6 *", "at 00:00 in January to March and June"),
+        ("@hourly", "at minute 0 of every hour"),
+        ("@weekly", "at 00:00 on Sunday"),
+        ("@monthly", "at 00:00 on day 1 of the month"),
+        ("@yearly", "at 00:00 on day 1 of the month in January"),
+    ],
+)
+def test_an_expression_in_words(text: str, words: str) -> None:
+    assert CronSchedule(text, tz="Europe/Berlin").words == f"{words} (Europe/Berlin)"

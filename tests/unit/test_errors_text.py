@@ -1,11 +1,14 @@
-"""Tests: an exception as bounded, storable text."""
+"""Tests: an exception as bounded, storable text, and what failures are told apart by."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from qml_mp.child.source import NamedProgram, probe, read_facts
+from qml_mp.core.failure_kinds import failure_key, user_frame
 from qml_mp.core.payload import check_text
 from qml_mp.errors import JobFailed, JobTimeout
 from qml_mp.processing.errors_text import (
@@ -14,6 +17,7 @@ from qml_mp.processing.errors_text import (
     describe_type,
 )
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES
+from qml_mp.views.frames import Frame, user_frames
 
 
 class Unprintable(Exception):
@@ -133,3 +137,155 @@ def test_an_exception_can_be_told_without_asking_it_anything() -> None:
 
     assert info.message == "(no message: out of memory)"
     assert "raise error" in (info.traceback or "")
+
+
+_HEAD = "Traceback (most recent call last):\n"
+_JOB = '  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\n'
+_HELPER = '  File "/srv/shop/images.py", line 3, in load\n    return Image.open(path)\n'
+_LIBRARY = '  File "/venv/lib/python3.11/site-packages/PIL/Image.py", line 9, in open\n    raise X\n'
+_STDLIB = '  File "/usr/lib/python3.12/json/decoder.py", line 355, in raw_decode\n'
+_OF_DATACLASS = '  File "<string>", line 4, in __lt__\n'
+_OF_ATTRS = '  File "<attrs generated methods shop.orders.Order>", line 9, in __lt__\n'
+_OF_NUMPY = '  File "numpy/random/_generator.pyx", line 861, in numpy.random._generator.Generator.choice\n'
+_OF_CYTHON = '  File "<stringsource>", line 2, in numpy.random._generator.Generator.__reduce_cython__\n'
+_OF_PYX = '  File "/srv/shop/fast.pyx", line 7, in thumb\n'
+_BUILT_IN_PLACE = '  File "shop/fast.pyx", line 7, in shop.fast.thumb\n    return image[4]\n'
+_EXECUTED = '  File "<string>", line 8, in job\n  File "<string>", line {}, in validate\n'
+_CAUSED = (
+    f"{_HEAD}{_HELPER}KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("traceback", "frame"),
+    [
+        (_HEAD + _JOB + "ValueError: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _HELPER + _LIBRARY + "X: no\n", "shop/images.py:3 in load"),
+        (_HEAD + _JOB + _STDLIB + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_DATACLASS + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_ATTRS + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_NUMPY + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _OF_CYTHON + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _OF_PYX + _OF_NUMPY + "X: no\n", "shop/fast.pyx:7 in thumb"),
+        (_HEAD + _JOB + _BUILT_IN_PLACE + _OF_NUMPY + "X: no\n", "shop/fast.pyx:7 in shop.fast.thumb"),
+        (_HEAD + _EXECUTED.format(6) + _LIBRARY + _OF_DATACLASS + "X: no\n", "<string>:6 in validate"),
+        (_HEAD + _EXECUTED.format(6) + _STDLIB + "X: no\n", "<string>:6 in validate"),
+        (_HEAD + _JOB + _EXECUTED.format(6) + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _LIBRARY + _OF_DATACLASS + "X: no\n", "PIL/Image.py:9 in open"),
+        (_HEAD + _OF_DATACLASS + _STDLIB + "X: no\n", "<string>:4 in __lt__"),
+        (_HEAD + '  File "<stdin>", line 1, in run\n' + _STDLIB + "X: no\n", "<stdin>:1 in run"),
+        (_HEAD + _LIBRARY + _STDLIB + "X: no\n", "PIL/Image.py:9 in open"),
+        (_CAUSED + _HEAD + _JOB + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_CAUSED + _HEAD + _STDLIB + "X\n", "json/decoder.py:355 in raw_decode"),
+        ('  File "tasks.py", line 1, in <module>', "tasks.py:1 in <module>"),
+        ("killed by SIGSEGV", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_frame_is_the_users_nearest_to_the_error(traceback: str | None, frame: str | None) -> None:
+    assert user_frame(traceback) == frame
+
+
+def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
+    of_one_kind = {failure_key("thumb", "X", _HEAD + _JOB + line) for line in (_STDLIB, _LIBRARY, "X: no\n")}
+
+    others = {
+        failure_key("other", "X", _HEAD + _JOB), failure_key("thumb", "Y", _HEAD + _JOB),
+        failure_key("thumb", "X", _HEAD + _JOB + _HELPER), failure_key("thumb", "X", None),
+    }  # fmt: skip
+
+    assert len(of_one_kind) == 1
+    assert len(others | of_one_kind) == 5
+
+
+@pytest.mark.parametrize("met", [_OF_DATACLASS, _OF_NUMPY], ids=["a method of a dataclass", "compiled code"])
+def test_faults_on_two_lines_that_meet_in_what_is_nobodys_line_are_of_two_kinds(met: str) -> None:
+    keys = {failure_key("thumb", "X", _HEAD + line + met + "X: no\n") for line in (_JOB, _HELPER)}
+
+    assert len(keys) == 2
+
+
+_JOB_FRAME = Frame(where="shop/tasks.py:12 in thumb", code="img = load(path)")
+
+
+@pytest.mark.parametrize(
+    ("traceback", "frames"),
+    [
+        (None, []),
+        ("", []),
+        ("killed by SIGSEGV", []),
+        ('  File "/srv/shop/tasks.py", line 12, in thumb', [Frame(where=_JOB_FRAME.where, code="")]),
+        ('  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\nX: no', [_JOB_FRAME]),
+        (
+            '  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\n'
+            '  File "shop/fast.pyx", line 7, in shop.fast.load\n    return image[4]\n'
+            '  File "numpy/random/_generator.pyx", line 861, in numpy.random._generator.Generator.choice\n'
+            '  File "<string>", line 4, in __lt__\nX: no',
+            [Frame(where="shop/fast.pyx:7 in shop.fast.load", code="return image[4]"), _JOB_FRAME],
+        ),
+    ],
+    ids=["none", "nothing", "no frame", "no source", "one", "others between"],
+)
+def test_the_users_own_frames_are_told_with_their_lines_the_nearest_to_the_error_first(
+    traceback: str | None, frames: list[Frame]
+) -> None:
+    assert user_frames(traceback) == frames
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_only_lines_of_the_user_are_shown(folder: Path) -> None:
+    (folder / "inner_of_broken.py").write_text("import no_such_library\n")
+    (folder / "broken_import.py").write_text(
+        "try:\n    import inner_of_broken\n"
+        "except ImportError as error:\n    raise RuntimeError('no') from error\n"
+    )
+
+    error = read_facts(probe(NamedProgram(spec="broken_import:app"))).error or ""
+
+    assert error.count("File ") == 3
+    assert "importlib" not in error
+    assert "source.py" not in error
+    assert error.startswith("Traceback (most recent call last):\n")
+    assert "ModuleNotFoundError: No module named 'no_such_library'" in error
+    assert error.endswith("RuntimeError: no\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "made_before", "found_as"),
+    [
+        ("import missing_folder.part", None, "missing_folder"),
+        ("from missing_folder import part", None, "missing_folder"),
+        ("import missing_part.part", "missing_part", "missing_part/part.py"),
+        ("from missing_part import part", "missing_part", "missing_part/part.py"),
+        ("from missing_part import part", "missing_part/__init__.py", "missing_part/part.py"),
+    ],
+)
+def test_where_a_module_that_is_missing_would_be_found_is_told(
+    folder: Path, line: str, made_before: str | None, found_as: str
+) -> None:
+    name = "of_" + "".join(filter(str.isalnum, f"{line}{made_before}"))
+    (folder / f"{name}.py").write_text(line)
+    if made_before is not None:
+        made = folder / made_before
+        (made.parent if made.suffix else made).mkdir()
+        if made.suffix:
+            made.touch()
+
+    files = read_facts(probe(NamedProgram(spec=f"{name}:app"))).files
+
+    assert str(folder / found_as) in files
+
+
+def test_a_line_that_is_no_python_is_shown(folder: Path) -> None:
+    (folder / "broken_syntax.py").write_text("app = (\n")
+
+    error = read_facts(probe(NamedProgram(spec="broken_syntax:app"))).error or ""
+
+    assert "broken_syntax.py" in error
+    assert "SyntaxError: '(' was never closed" in error

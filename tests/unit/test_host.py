@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 
 import pytest
 
 from qml_mp import host
-from tests.until import wait_until
 
 
 def test_this_process_is_alive_and_one_that_had_its_pid_before_is_dead() -> None:
@@ -43,33 +41,6 @@ def test_a_thread_that_stays_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "thread_count", lambda: 2)
 
     assert host.lasting_thread_count() == 2
-
-
-def test_where_the_system_tells_no_threads_those_of_python_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "thread_count", lambda: None)
-    goes_on = threading.Event()
-    thread = threading.Thread(target=goes_on.wait)
-
-    alone = host.lasting_thread_count()
-    thread.start()
-    beside_another = host.lasting_thread_count()
-    goes_on.set()
-    thread.join()
-
-    assert (alone, beside_another) == (None, 2)
-
-
-def test_of_a_thread_of_python_that_lives_nobody_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: host.thread_count() == 1, what="the end of the threads of earlier tests")
-    monkeypatch.setattr(host, "_ENDING_S", float("inf"))
-    goes_on = threading.Event()
-    thread = threading.Thread(target=goes_on.wait)
-    thread.start()
-
-    assert host.lasting_thread_count() == 2
-
-    goes_on.set()
-    thread.join()
 
 
 @pytest.mark.fault(74)

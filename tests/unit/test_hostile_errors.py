@@ -11,9 +11,8 @@ import pytest
 
 from qml_mp.core.outcome import Retry
 from qml_mp.processing.context import WorkerResult
-from qml_mp.processing.errors_text import describe, describe_anything
 from qml_mp.processing.middleware import TracingMiddleware
-from qml_mp.processing.retry import RetryPolicy, type_name
+from qml_mp.processing.retry import RetryPolicy
 from tests.unit.processor_case import error_of, raising, returning, run
 
 LISTS = RetryPolicy.fixed(10, retry_on=(KeyError, "Odd", OSError), never_retry=(ValueError, "Other"))
@@ -124,75 +123,6 @@ def test_it_is_a_failed_attempt_with_its_name_and_traceback(
     assert "qml_mp/processing" not in error.traceback
 
 
-@EVERY
-def test_it_can_be_listed_by_name(make: Callable[[], BaseException], named: str) -> None:
-    policy = RetryPolicy.fixed(10, retry_on=(named,))
-
-    assert isinstance(run(raising(make()), policy=policy), Retry)
-
-
-@EVERY
-def test_it_can_be_returned_as_what_went_wrong(make: Callable[[], BaseException], named: str) -> None:
-    for said in (WorkerResult.retry(make()), WorkerResult.failure(make())):
-        assert error_of(run(returning(said))).type == named
-
-
-@EVERY
-def test_it_can_be_the_cause_of_another(make: Callable[[], BaseException], named: str) -> None:
-    def fail() -> None:
-        raise ValueError("outer") from make()
-
-    error = error_of(run(fail))
-
-    assert error.type == "ValueError"
-    assert error.traceback is not None
-    assert f"{named}: " in error.traceback
-
-
-def test_a_name_needs_nothing_of_the_class() -> None:
-    assert type_name(Odd) == f"{__name__}.Odd"
-    assert type_name(ValueError) == "ValueError"
-
-
-@pytest.mark.parametrize("name", [3, None, ["x"]])
-def test_frames_of_a_module_without_a_proper_name_are_shown(name: object) -> None:
-    space: dict[str, Any] = {"__name__": name}
-    exec("def fail():\n    raise ValueError('here')", space)
-
-    error = error_of(run(space["fail"]))
-
-    assert error.traceback is not None
-    assert "in fail" in error.traceback
-
-
-def test_a_loader_that_raises_costs_the_source_line_and_nothing_else() -> None:
-    class Loader:
-        def get_source(self, name: str) -> str:
-            raise RuntimeError("no source")
-
-    space: dict[str, Any] = {"__name__": "odd", "__loader__": Loader()}
-    exec(compile("def fail():\n    raise ValueError('here')", "odd.py", "exec"), space)
-
-    error = error_of(run(space["fail"]))
-
-    assert error.message == "here"
-    assert error.traceback is not None
-    assert 'File "odd.py", line 2, in fail' in error.traceback
-
-
-def test_what_describing_raises_is_said_whatever_it_is() -> None:
-    class Rude(Exception):
-        def __str__(self) -> str:
-            raise SystemExit
-
-    told = describe_anything(Rude())
-
-    assert told.type.endswith("Rude")
-    assert told.message == "(no message: describing it raised SystemExit)"
-    with pytest.raises(SystemExit):
-        describe(Rude())
-
-
 def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
     said = WorkerResult(kind="banana")  # type: ignore[arg-type]
 
@@ -203,28 +133,12 @@ def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
     )  # fmt: skip
 
 
-class OddInstant(datetime):
-    """An instant that cannot be compared with another."""
-
-    def __sub__(self, other: object) -> Any:
-        raise ZeroDivisionError
-
-
 @pytest.mark.parametrize("at", [time(9, tzinfo=UTC), datetime.fromisoformat("2999-01-01"), "tomorrow"])
 def test_retrying_at_what_is_no_instant_is_a_failed_attempt(at: Any) -> None:
     error = error_of(run(returning(WorkerResult.retry("later", retry_at=at))))
 
     assert error.type == "TypeError"
     assert error.message.endswith("it must be an aware datetime.")
-
-
-def test_an_instant_of_a_class_of_the_jobs_own_runs_none_of_its_code() -> None:
-    at = OddInstant.fromisoformat("2999-01-01T00:00Z")
-
-    outcome = run(returning(WorkerResult.retry("later", retry_at=at)))
-
-    assert isinstance(outcome, Retry)
-    assert outcome.error.message == "later"
 
 
 def test_retrying_at_the_end_of_the_calendar_is_retrying_in_a_hundred_years() -> None:

@@ -1,20 +1,25 @@
-"""Tests: a job as a value."""
+"""Tests: a job as a value: its state, its ids, its JSON."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.job import Claim, ClaimKey, Job, check_job_id, new_job_id
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts, attempt_to_json
+from qml_mp.core.server_info import new_server_id
 from qml_mp.core.state import (
+    FINAL_STATES,
+    TRANSITIONS,
     AwaitingRetry,
     Deleted,
     Enqueued,
+    JobState,
     Processing,
     Scheduled,
     StateName,
@@ -178,3 +183,63 @@ def test_a_claims_key_fences_its_writes() -> None:
     job = Job.new("resize", now=NOW)
 
     assert Claim(job=job, worker_id="w", server_id="s").key == ClaimKey(job_id=job.id, claim_seq=0)
+
+
+S = StateName
+REFERENCE = {
+    S.ENQUEUED: {S.PROCESSING, S.DELETED, S.SCHEDULED, S.FAILED},
+    S.SCHEDULED: {S.ENQUEUED, S.DELETED},
+    S.PROCESSING: {S.SUCCEEDED, S.FAILED, S.AWAITING_RETRY, S.DELETED, S.ENQUEUED},
+    S.AWAITING_RETRY: {S.ENQUEUED, S.DELETED},
+    S.FAILED: {S.ENQUEUED, S.AWAITING_RETRY, S.DELETED},
+    S.SUCCEEDED: {S.DELETED},
+    S.DELETED: set[StateName](),
+}
+
+
+@pytest.mark.parametrize("old", list(StateName))
+def test_a_state_leads_where_the_reference_says_and_nowhere_else(old: StateName) -> None:
+    assert TRANSITIONS[old] == REFERENCE[old]
+
+
+def test_every_state_has_a_row_and_a_class() -> None:
+    assert set(TRANSITIONS) == set(StateName)
+    assert {kind.name for kind in get_args(JobState)} == set(StateName)
+
+
+def test_three_states_are_final() -> None:
+    assert (
+        {state for state in StateName if state.is_final} == FINAL_STATES == {S.SUCCEEDED, S.FAILED, S.DELETED}
+    )
+
+
+def test_a_job_id_is_a_uuid_of_version_7() -> None:
+    parsed = uuid.UUID(new_job_id())
+
+    assert parsed.version == 7
+    assert parsed.variant == uuid.RFC_4122
+
+
+def test_job_ids_are_distinct_and_sort_by_millisecond() -> None:
+    ids = [new_job_id() for _ in range(2000)]
+
+    milliseconds = [uuid.UUID(text).int >> 80 for text in ids]
+    assert len(set(ids)) == 2000
+    assert milliseconds == sorted(milliseconds)
+
+
+def test_a_server_id_is_its_name_and_a_uuid() -> None:
+    name, _, unique = new_server_id("night").partition("#")
+
+    assert name == "night"
+    assert uuid.UUID(unique).version == 4
+
+
+def test_a_job_id_is_put_into_canonical_form() -> None:
+    assert check_job_id("0190D5C7A1B27C3D8E4F0123456789AB") == "0190d5c7-a1b2-7c3d-8e4f-0123456789ab"
+
+
+@pytest.mark.parametrize("text", ["", "42", "no-uuid", None, 7, "0190d5c7-a1b2-7c3d-8e4f-0123456789abff"])
+def test_what_is_no_job_id_is_refused(text: str) -> None:
+    with pytest.raises(InvalidJob, match="is not a job id"):
+        check_job_id(text)

@@ -1,20 +1,26 @@
-"""The lines of the log of `start`, and what a record that is made inside a job says of it."""
+"""Tests: the lines of the log, and what a record that is made inside a job says of it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import os
+import resource
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qml_mp.core.job import Job
+from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
 from qml_mp.processing.job_records import JobRecords, note_running
 from tests.unit.processor_case import claim_of, run
@@ -57,14 +63,6 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
         "level": "INFO", "logger": "tasks", "pid": made.process, "message": "it failed", "job_id": "j-1",
         "attempt": 2, "claim_seq": 7,
     }  # fmt: skip
-
-
-def test_json_has_the_traceback_of_an_attempt_beside_the_message_and_not_in_it() -> None:
-    trace = 'Traceback (most recent call last):\n  File "tasks.py", line 3, in f\nValueError: no'
-
-    line = json.loads(JsonFormatter().format(record("%s", f"failed: no\n{trace}", traceback=trace)))
-
-    assert (line["message"], line["traceback"]) == ("failed: no", trace)
 
 
 @pytest.mark.parametrize(
@@ -123,17 +121,6 @@ def filtered(**fields: Any) -> dict[str, object]:
     return {name: vars(made)[name] for name in ("job_id", "method", "attempt") if name in vars(made)}
 
 
-def test_what_a_record_inside_a_job_says_itself_stays() -> None:
-    claim = claim_of(failures=1, crashes=1)
-    note_running(claim.job)
-    try:
-        assert filtered(method="POST") == {"job_id": claim.job.id, "method": "POST", "attempt": 3}
-        assert filtered(attempt=7)["attempt"] == 7
-        assert filtered(job_id="another") == {"job_id": "another"}
-    finally:
-        note_running(None)
-
-
 def test_a_record_inside_a_job_carries_it_and_one_outside_none() -> None:
     claim = claim_of(failures=1, crashes=1)
     seen: list[dict[str, object]] = []
@@ -163,3 +150,70 @@ def test_a_record_that_names_its_job_keeps_it_and_tasks_have_the_jobs_that_threa
     assert named == {"job_id": "another"}
     assert in_task == {"job_id": JOB.id, "method": "resize", "attempt": 1}
     assert in_a_thread == [{}]
+
+
+@pytest.mark.fault(86)
+@given(texts=st.lists(st.text(), min_size=1, max_size=5))
+def test_each_record_has_one_line_at_the_margin_and_no_raw_control_character(texts: list[str]) -> None:
+    lines = logged(texts)
+
+    assert sum(line.startswith("qml-mp: ") for line in lines) == len(texts)
+    assert all(line.startswith(("qml-mp: ", "  | ")) for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_what_is_printable_and_the_shape_of_a_traceback_stay_as_they_are() -> None:
+    text = 'Grüße 🎉 "quoted" \\ it failed:\nTraceback:\n  File "x.py"\n\tindented by a tab\n'
+
+    assert logged([text]) == [
+        'qml-mp: Grüße 🎉 "quoted" \\ it failed:',
+        "  | Traceback:",
+        '  |   File "x.py"',
+        "  |     indented by a tab",
+    ]
+
+
+def test_lines_that_a_full_file_does_not_take_whole_are_counted_and_it_is_said_why() -> None:
+    handler = StderrHandler()
+    handler.setFormatter(logging.Formatter("qml-mp: %(message)s"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    with standard_error() as file:
+        try:
+            for size in (0, 5):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+                handler.emit(record("lost"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        handler.emit(record("kept"))
+
+        file.seek(0)
+        assert file.read().decode() == (
+            "qml-m\n"  # all that there was room for
+            "qml-mp: (2 lines were dropped here, because they could not be written (File too large))\n"
+            "qml-mp: kept\n"
+        )
+
+
+def logged(texts: list[str]) -> list[str]:
+    """What the handler writes to descriptor 2 for one record per text; its lines."""
+    handler = StderrHandler()
+    handler.setFormatter(logging.Formatter("qml-mp: %(message)s"))
+    with standard_error() as file:
+        for text in texts:
+            handler.emit(record(text))
+        file.seek(0)
+        return file.read().decode().removesuffix("\n").split("\n")
+
+
+@contextmanager
+def standard_error() -> Iterator[IO[bytes]]:
+    """A file that is descriptor 2 within the block."""
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,14 +1,12 @@
-"""Tests: names, units and numbers of the metrics, judged by Prometheus' own client and its conventions."""
+"""Tests: names, units and numbers of the metrics, and when a server lives and is ready."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,15 +16,90 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from qml_mp.core.history import BOUNDS_S, Ending, SeriesKey, numbers_of_one
-from qml_mp.ipc.side import ServerReport, WorkerReport
-from qml_mp.metrics.ends import SHOWN_BOUNDS_S
+from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
+from qml_mp.ipc.side import LoopReport, ServerReport, WorkerReport
 from qml_mp.metrics.families import ServerCollector
+from qml_mp.metrics.health import TURNED_WITHIN_S, why_not_alive, why_not_ready
 from qml_mp.metrics.storage_looks import StorageLook
 from qml_mp.storage.values import QueueStats
-from tests.unit.test_health import ANSWERS, FINE, NOW
 
-DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana-dashboard.json"
+NOW, WALL = 1000.0, 1_800_000_000.0
+LOOP = LoopReport(name="heartbeat", succeeded_at=WALL - 5, due_since=None, failing_since=None)
+FINE = ServerReport(
+    at=NOW - 0.5,
+    server_id="one#1",
+    started_at=WALL - 900,
+    wanted_workers=1,
+    workers=[WorkerReport(number=1, pid=5, state="busy")],
+    loops=[LOOP],
+    is_stopping=False,
+    is_paused=False,
+    storage_fails=False,
+    trouble=None,
+)
+ANSWERS = StorageLook(at=NOW, server_id="one#1", answers=True, schema_fits=True)
+
+
+def not_ready(report: ServerReport | None, look: StorageLook | None = ANSWERS) -> Sequence[str]:
+    return why_not_ready(report, look, now=NOW, since=NOW - 1)
+
+
+def test_a_server_lives_as_long_as_its_supervisor_turns() -> None:
+    assert why_not_alive(FINE, now=FINE.at + TURNED_WITHIN_S, since=0) == []
+    assert why_not_alive(FINE, now=FINE.at + 60, since=0) == ["the supervisor has not turned for 60 s"]
+
+
+def test_one_that_has_not_reported_yet_has_a_moment_for_it_and_is_not_ready_meanwhile() -> None:
+    assert why_not_alive(None, now=NOW, since=NOW - 1) == []
+    assert why_not_alive(None, now=NOW, since=NOW - 60) == ["the supervisor has not reported yet"]
+    assert not_ready(None) == ["the supervisor has not reported yet"]
+
+
+def test_a_server_that_can_do_its_work_is_ready() -> None:
+    assert not_ready(FINE) == []
+    assert not_ready(replace(FINE, wanted_workers=0, workers=[])) == []
+    assert not_ready(replace(FINE, is_paused=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("report", "look", "reason"),
+    [
+        (FINE, None, "the storage does not answer"),
+        (FINE, replace(ANSWERS, answers=False), "the storage does not answer"),
+        (FINE, replace(ANSWERS, schema_fits=False), "the schema of the storage is not that of this version"),
+        (replace(FINE, at=NOW - 30), ANSWERS, "the supervisor has not turned for 30 s"),
+        (replace(FINE, is_stopping=True), ANSWERS, "the server is stopping"),
+        (replace(FINE, storage_fails=True), ANSWERS, "the supervisor cannot reach the storage"),
+        (replace(FINE, workers=[]), ANSWERS, "no worker is ready"),
+        (
+            replace(FINE, workers=[WorkerReport(number=1, pid=5, state="booting")]),
+            ANSWERS,
+            "no worker is ready",
+        ),
+        (
+            replace(FINE, loops=[replace(LOOP, due_since=FINE.at - 20)]),
+            ANSWERS,
+            "the heartbeat loop has been due for 20 s",
+        ),
+        (
+            replace(FINE, loops=[replace(LOOP, failing_since=FINE.at - 6)]),
+            ANSWERS,
+            "the heartbeat loop has failed for 6 s",
+        ),
+    ],
+)
+def test_what_keeps_it_from_that_is_the_reason(
+    report: ServerReport, look: StorageLook | None, reason: str
+) -> None:
+    assert not_ready(report, look) == [reason]
+
+
+def test_a_loop_that_is_tried_again_in_a_moment_or_waits_for_another_is_no_reason_yet() -> None:
+    moment = replace(LOOP, due_since=FINE.at - 2, failing_since=FINE.at - 2)
+
+    assert not_ready(replace(FINE, loops=[moment])) == []
+
+
 HOSTILE = 'a"b\\n\n{} ü'
 REPORT = replace(
     FINE,
@@ -120,14 +193,6 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
             assert re.fullmatch(r"[a-z]+", label)
 
 
-def test_what_has_a_size_or_a_time_says_its_unit_last() -> None:
-    names = {family.name for family in families()}
-
-    assert {name for name in names if re.search("memory|_age|_time|waiting|running", name)} == {
-        name for name in names if name.endswith(("_seconds", "_bytes"))
-    }
-
-
 def test_attempts_are_counted_by_method_queue_and_outcome_with_how_long_they_took() -> None:
     found = samples(families())
     pair = {("method", "resize"), ("queue", "images")}
@@ -160,16 +225,6 @@ def test_what_a_pair_has_not_come_to_yet_is_counted_as_0() -> None:
     }
 
 
-def test_every_bound_that_is_shown_is_one_that_is_counted() -> None:
-    assert set(SHOWN_BOUNDS_S) <= set(BOUNDS_S)
-
-
-def test_hostile_names_arrive_as_they_are() -> None:
-    found = samples(families())
-
-    assert found["qml_mp_recurring_firings_total", frozenset({("method", HOSTILE)})] == 1
-
-
 def test_queues_beyond_a_number_are_counted_together() -> None:
     many = [
         QueueStats(name=f"q{number}", enqueued=1, processing=0, held=0, oldest=timedelta(seconds=number))
@@ -193,17 +248,3 @@ def test_without_a_report_and_with_a_silent_storage_there_is_still_an_answer() -
 
     assert found["qml_mp_storage_up", frozenset()] == 0
     assert found["qml_mp_queue_metrics_reported", frozenset()] == 0
-
-
-def test_the_dashboard_asks_for_metrics_that_exist_and_for_all_that_matter() -> None:
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    queries += [each["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
-
-    asked = {name for query in queries for name in re.findall(r"\bqml_mp_\w+", query)}
-
-    there = {sample.name for family in families() for sample in family.samples}
-    assert asked <= there
-    left_out = {name for name in there - asked if not name.endswith(("_count", "_sum", "_info"))}
-    assert left_out == {"qml_mp_loop_failing", "qml_mp_server_paused", "qml_mp_server_start_time_seconds"}
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

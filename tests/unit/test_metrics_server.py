@@ -39,15 +39,6 @@ def lives(server: MetricsServer) -> bool:
         return False  # sent away
 
 
-def test_the_suite_asks_no_proxy_for_what_is_on_this_machine(
-    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which has read the environment before
-
-    assert lives(server)
-
-
 def connected(server: MetricsServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.server_port), timeout=60)
 
@@ -76,25 +67,3 @@ def test_connections_whose_heads_drip_for_ever_are_ended_and_others_are_answered
         wait_until(lambda: not [each for each in drips if not is_closed(each)])
 
         assert wait_until(lambda: lives(server))
-
-
-def test_those_for_whom_no_thread_could_be_started_take_nobodys_place(
-    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cannot_start(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as too_many:
-        too_many.setattr(threading.Thread, "start", cannot_start)
-        assert [lives(server) for _ in range(40)] == [False] * 40
-
-    assert lives(server)
-
-
-def test_a_head_that_comes_in_parts_is_answered(server: MetricsServer) -> None:
-    with connected(server) as connection:
-        for part in (b"GET /livez HT", b"TP/1.1\r\nhost: a\r\n", b"\r\n"):
-            connection.sendall(part)
-
-        with connection.makefile("rb") as answer:
-            assert answer.read().endswith(b"\r\n\r\nok\n")

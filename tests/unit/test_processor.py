@@ -1,4 +1,4 @@
-"""Tests: one claim in, one outcome out, for everything that a job's code can do."""
+"""Tests: one claim in, one outcome out, for everything that a job's code can do and return."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import logging
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
-from datetime import date, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from qml_mp import QmlApp, StateChange
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, RetryWhenKilled, Success
+from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, JobTimeout
 from qml_mp.processing.cancel import CancelToken
@@ -29,6 +29,7 @@ from tests.unit.processor_case import (
     TEN_S,
     claim_of,
     error_of,
+    keys_of,
     processor_of,
     raising,
     returning,
@@ -45,16 +46,6 @@ class Unprintable(Exception):
 
 def test_a_returned_value_is_a_success_with_its_duration() -> None:
     assert run(returning({"n": 1})) == Success(result={"n": 1}, duration=timedelta(seconds=2))
-
-
-def test_arguments_come_from_the_payload() -> None:
-    def f(a: int, when: date) -> str:
-        return f"{a} {when:%d.%m.%Y}"
-
-    outcome = run(f, claim_of({"a": 3, "when": "2025-03-01"}))
-
-    assert isinstance(outcome, Success)
-    assert outcome.result == "3 01.03.2025"
 
 
 def test_the_context_tells_what_came_before() -> None:
@@ -159,20 +150,6 @@ def test_an_invalid_job_that_the_function_itself_enqueued_is_an_ordinary_failure
     assert isinstance(run(raising(InvalidJob("nonsense"))), Retry)
 
 
-@pytest.mark.fault(62)
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_middleware_that_raises_is_a_failed_attempt(when: str) -> None:
-    def broken(job: Job, context: WorkerContext, call_next: CallNext) -> object:
-        if when == "after":
-            call_next(job, context)
-        raise LookupError("middleware")
-
-    outcome = run(returning(1), middleware=(broken,))
-
-    assert isinstance(outcome, Retry)
-    assert outcome.error.type == "LookupError"
-
-
 class Slow(Worker):
     method_name = "f"
     timeout = timedelta(seconds=30)
@@ -198,19 +175,6 @@ def test_a_workers_own_policy_and_limit_hold_for_its_jobs() -> None:
     assert isinstance(outcome, Retry)
     assert outcome.delay == timedelta(seconds=99)
     assert execution.terms.limit == timedelta(seconds=30)
-
-
-def test_a_run_goes_by_what_was_resolved_and_looks_nothing_up_again() -> None:
-    worker = Slow()
-    processor = processor_of(worker)
-    execution = processor.resolve(claim_of())
-    worker.retry_policy, worker.timeout = RetryPolicy.none(), timedelta(hours=1)
-
-    outcome = processor.run(execution, CancelToken.never())
-
-    assert isinstance(outcome, Retry)
-    assert outcome.delay == execution.terms.when_killed.timeout == timedelta(seconds=99)
-    assert (execution.terms.max_attempts, execution.terms.limit) == (2, timedelta(seconds=30))
 
 
 def test_a_worker_may_execute_in_a_coroutine() -> None:
@@ -267,15 +231,6 @@ def test_a_retry_that_the_job_asks_for_is_one_of_those_that_its_worker_allows() 
     assert isinstance(run(Asks(), claim_of(max_retries=1)), Retry)
 
 
-def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:
-    processor = processor_of(Slow())
-
-    first, last = (processor.resolve(claim_of(failures=n)).terms.when_killed for n in (0, 1))
-
-    assert first == RetryWhenKilled(timeout=timedelta(seconds=99), memory=timedelta(seconds=99))
-    assert last == RetryWhenKilled()
-
-
 @pytest.mark.parametrize(
     ("lists", "timeout", "memory"),
     [
@@ -294,20 +249,6 @@ def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
     retry = processor.resolve(claim_of()).terms.when_killed
 
     assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)
-
-
-def test_all_frames_of_an_error_are_told_to_who_wants_details(caplog: pytest.LogCaptureFixture) -> None:
-    run(raising(ValueError("no")))
-    before = [record for record in caplog.records if "all frames" in record.message]
-    caplog.set_level(logging.DEBUG, logger="qml_mp.processing.processor")
-
-    error = error_of(run(raising(ValueError("no"))))
-
-    [record] = [record for record in caplog.records if "all frames" in record.message]
-    assert before == []
-    assert "processing/processor.py" in record.message
-    assert "processing/processor.py" not in (error.traceback or "")
-    assert "in f\n" in record.message
 
 
 class Later:
@@ -378,3 +319,93 @@ def test_what_a_job_changes_of_its_arguments_is_not_what_middleware_calls_it_wit
 
     assert given == [payload, payload]
     assert claim.job.payload == {"rows": [{"cells": [1, 2]}], "more": {"a": [3]}}
+
+
+def cyclic() -> list[object]:
+    cycle: list[object] = []
+    cycle.append(cycle)
+    return cycle
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        b"bytes",
+        float("nan"),
+        2**64,
+        "a\0b",
+        "\ud800",
+        "x" * 1_048_577,
+        {(1, 2): 3},
+        cyclic(),
+        {"a": {1: open}},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_result_that_cannot_be_stored_is_dropped_and_the_job_still_succeeds(
+    value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = claim_of(failures=1)
+    with caplog.at_level(logging.WARNING):
+        outcome = run(returning(value), claim)
+
+    assert isinstance(outcome, Success)
+    assert outcome.result is None
+    assert outcome.not_stored
+    assert outcome.encoded == "null"
+    assert f"cannot be stored and is dropped: {outcome.not_stored}" in caplog.text
+    assert set(map(keys_of, caplog.records)) == {(claim.job.id, "f", 2, "w-1")}
+
+
+def test_a_result_of_exactly_the_limit_is_stored() -> None:
+    outcome = run(returning("x" * (1024 * 1024 - 2)))
+
+    assert isinstance(outcome, Success)
+    assert isinstance(outcome.result, str)
+
+
+def test_a_worker_result_says_success_retry_or_failure() -> None:
+    assert run(returning(WorkerResult.success([1], {"note": "x"}))) == Success(
+        result=[1], duration=timedelta(seconds=2)
+    )
+    assert run(returning(WorkerResult.failure("never"))) == Failure(
+        error=ErrorInfo(type="FailureReported", message="never")
+    )
+    assert run(returning(WorkerResult.retry("busy"))) == Retry(
+        error=ErrorInfo(type="RetryRequested", message="busy"), delay=TEN_S
+    )
+
+
+def test_a_retry_may_name_its_instant_and_a_past_one_means_now() -> None:
+    later = run(returning(WorkerResult.retry("busy", NOW + timedelta(hours=1))))
+    past = run(returning(WorkerResult.retry("busy", NOW - timedelta(hours=1))))
+
+    assert isinstance(later, Retry)
+    assert isinstance(past, Retry)
+    assert (later.delay, past.delay) == (timedelta(hours=1), timedelta(0))
+
+
+def test_a_retry_that_is_asked_for_is_bounded_by_the_attempts() -> None:
+    outcome = run(returning(WorkerResult.retry("busy", NOW)), claim_of(failures=2))
+
+    assert isinstance(outcome, Failure)
+    assert outcome.error.message == "busy"
+
+
+def test_a_worker_result_may_carry_an_exception() -> None:
+    outcome = run(returning(WorkerResult.failure(KeyError("a"))))
+
+    assert (error_of(outcome).type, error_of(outcome).message) == ("KeyError", "'a'")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        WorkerResult.retry("busy", datetime(2025, 3, 1)),  # noqa: DTZ001 - naive is what is refused
+        WorkerResult.failure(3),  # type: ignore[arg-type]  # what is tested
+    ],
+)
+def test_a_worker_result_that_makes_no_sense_is_a_failed_attempt(result: WorkerResult) -> None:
+    assert error_of(run(returning(result))).type == "TypeError"

@@ -12,13 +12,12 @@ import pytest
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.processing.context import WorkerContext, WorkerResult
+from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.retry import RetryPolicy
 from tests.unit.processor_case import (
     TEN_S,
     cancelled,
     claim_of,
-    error_of,
     keys_of,
     processor_of,
     raising,
@@ -59,38 +58,6 @@ def test_an_exception_whose_description_is_interrupted_is_still_recorded() -> No
     assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "ValueError")
     assert "JobTimeout" in outcome.error.message
     assert outcome.error.traceback is not None
-
-
-class DueGuard:
-    """Commands as they are where a second interruption is read while the job, which has swallowed the first,
-    goes on: it is due, and raised where user code is entered next."""
-
-    def __init__(self) -> None:
-        self.is_due = False
-
-    @contextmanager
-    def user_code(self) -> Iterator[None]:
-        if self.is_due:
-            self.is_due = False
-            raise JobInterrupted("the server stops")
-        yield
-
-
-@pytest.mark.parametrize("is_raised", [True, False])
-def test_an_error_is_described_although_an_interruption_that_the_job_has_forestalled_is_due(
-    is_raised: bool,
-) -> None:
-    guard, error = DueGuard(), ValueError("of its own")
-
-    def f() -> WorkerResult:
-        guard.is_due = True
-        if is_raised:
-            raise error
-        return WorkerResult.failure(error)
-
-    told = error_of(run(f, user_code=guard.user_code))
-
-    assert (told.type, told.message) == ("ValueError", "of its own")
 
 
 def test_an_interruption_at_the_very_end_of_user_code_is_caught() -> None:
@@ -310,20 +277,3 @@ def test_an_error_after_an_interruption_that_the_job_has_swallowed_is_a_failure_
 
     assert isinstance(outcome, Retry)
     assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "ValueError")
-
-
-def test_a_ring_of_errors_is_looked_at_once() -> None:
-    first, second = ValueError("first"), ValueError("second")
-    first.__context__, second.__context__ = second, first
-
-    outcome = run(raising(first), cancel=cancelled(CancelReason.SHUTDOWN))
-
-    assert isinstance(outcome, Retry)
-    assert (outcome.kind, outcome.error.message) == (AttemptKind.FAILURE, "first")
-
-
-def test_an_exit_that_nobody_asked_for_is_a_failure() -> None:
-    outcome = run(leaving)
-
-    assert isinstance(outcome, Retry)
-    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "SystemExit")

@@ -55,36 +55,9 @@ def test_a_method_name_that_no_job_can_have_is_refused(method: str) -> None:
         WorkerRegistry().register(FunctionWorker(len, method_name=method))
 
 
-def test_a_rate_that_is_only_the_text_of_one_is_refused() -> None:
-    worker = Echo()
-    worker.rate = "5/s"  # type: ignore[assignment]  # what is tested
-
-    with pytest.raises(ConfigurationError, match="'echo': rate is '5/s'; it must be a Rate, as qml_mp"):
-        WorkerRegistry().register(worker)
-
-
-def test_retries_that_no_job_can_have_are_refused_of_a_worker() -> None:
-    worker = Echo()
-    worker.max_retries = -1
-
-    with pytest.raises(
-        ConfigurationError, match="'echo': max_retries is -1; it must be a whole number from 0"
-    ):
-        WorkerRegistry().register(worker)
-
-
 def test_what_is_no_worker_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is no Worker"):
         WorkerRegistry().register(len)  # type: ignore[arg-type]  # what is tested
-
-
-def test_a_plain_function_gets_its_arguments() -> None:
-    def add(a: int, b: int) -> int:
-        return a + b
-
-    job = Job.new("add", {"a": 1, "b": 2})
-
-    assert FunctionWorker(add, method_name="add").execute(job, context_of(job)) == 3
 
 
 def test_an_async_function_runs_in_an_event_loop_of_its_own() -> None:

@@ -1,10 +1,10 @@
-"""Tables with text of any script: as a terminal shows them."""
+"""Tests: tables with text of any script, as a terminal shows them."""
 
 from __future__ import annotations
 
-import io
-import sys
 import unicodedata
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pyte
 import pytest
@@ -12,8 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qml_mp.cli.fitting import fitted
+from qml_mp.cli.job_table import table_of
 from qml_mp.cli.output import print_table, short
 from qml_mp.cli.text_width import in_lines, rows_of, width_of
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.state import (
+    AwaitingRetry,
+    Deleted,
+    Failed,
+    JobState,
+    Processing,
+    Scheduled,
+    Succeeded,
+)
 
 METHODS = ["thumb", "画像を縮小する", "이미지", "send 🚀", "cafe\u0301", "한국"]
 
@@ -70,22 +82,6 @@ def test_a_row_that_is_fitted_stays_on_its_line(method: str, width: int) -> None
     assert screen.cursor.y == 0
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
-def test_a_row_that_is_fitted_stays_on_its_line_in_any_encoding(
-    monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
-    """As the command prints: what the encoding has not is an escape, which takes six columns for one."""
-    written = io.BytesIO()
-    stdout = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
-    monkeypatch.setattr(sys, "stdout", stdout)
-
-    print_table(*fitted({"METHOD": ["m" * 20], "ARGUMENTS": ["a" * 40]}, width=30, shrink={"METHOD": 6}))
-
-    stdout.flush()
-    lines = written.getvalue().decode(encoding).splitlines()
-    assert max(map(len, lines)) == 30
-
-
 @pytest.mark.parametrize(
     ("text", "limit", "shown"),
     [
@@ -97,3 +93,56 @@ def test_a_row_that_is_fitted_stays_on_its_line_in_any_encoding(
 )
 def test_what_is_cut_takes_no_more_than_its_columns(text: str, limit: int, shown: str) -> None:
     assert short(text, limit) == shown
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ERROR = ErrorInfo(type="ValueError", message="no such\npicture", traceback=None)
+STATES: list[tuple[JobState | None, str]] = [
+    (None, '{"n": 1}'),
+    (Scheduled(scheduled_at=NOW, enqueue_at=NOW), "due 2026-"),
+    (
+        Processing(started_at=NOW, worker_id="blue#9f:worker:3.17", server_name="blue#9f"),
+        "worker 3 of blue since",
+    ),
+    (AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=ERROR), ", retry 2026-"),
+    (Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1.5), result=None), "took 1.5s"),
+    (
+        Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1), result=None, not_stored="x"),
+        "(result not stored)",
+    ),
+    (Failed(failed_at=NOW, exception=ERROR, retry_count=1), "ValueError: no such\\npicture"),
+    (Failed(failed_at=NOW, exception=None, retry_count=1), "no error is known"),
+    (Deleted(deleted_at=NOW, reason="not needed"), "not needed"),
+    (Deleted(deleted_at=NOW, reason=None), '{"n": 1}'),
+]
+
+
+def job_in(state: JobState | None, **options: str) -> Job:
+    job = Job.new(options.get("method", "thumb"), {"n": 1}, queue=options.get("queue", "default"))
+    return job if state is None else replace(job, state=state)
+
+
+@pytest.mark.parametrize(("state", "expected"), STATES)
+def test_the_last_column_has_what_one_looks_for_in_that_state(state: JobState | None, expected: str) -> None:
+    headers, [row] = table_of([job_in(state)], width=None, now=NOW)
+
+    assert headers == ["ID", "STATE", "METHOD", "QUEUE", "PRIO", "CREATED", "DETAILS"]
+    assert expected in row[-1]
+
+
+@given(
+    width=st.integers(78, 300),
+    names=st.lists(st.tuples(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60)), max_size=4),
+)
+def test_no_line_is_wider_than_the_terminal_and_every_id_is_whole(
+    width: int, names: list[tuple[str, str]]
+) -> None:
+    jobs = [
+        replace(job_in(state), method=method, queue=queue) for method, queue in names for state, _ in STATES
+    ]
+
+    headers, rows = table_of(jobs, width=width, now=NOW)
+
+    widths = [max(map(width_of, column)) for column in zip(headers, *rows, strict=True)]
+    assert sum(widths) + 2 * (len(widths) - 1) <= width
+    assert [row[0] for row in rows] == [job.id for job in jobs]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.units import LONGEST, Duration, Size, format_duration, format_size, parse_duration, parse_size
+from qml_mp.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,6 @@ def test_a_duration_of_more_than_a_hundred_years_is_refused_with_the_bound(writt
 def test_a_number_of_seconds_that_cannot_even_be_shown_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"^ttl is a value of type int that cannot be shown"):
         parse_duration(10**5000, what="ttl")
-
-
-def test_a_hundred_years_are_a_duration() -> None:
-    assert parse_duration("36525d") == parse_duration(LONGEST) == parse_duration(3155760000) == LONGEST
 
 
 @given(st.integers(min_value=0, max_value=86_400_000))
