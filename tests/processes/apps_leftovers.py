@@ -289,20 +289,6 @@ def change_user(ctx: WorkerContext) -> int:
 
 
 @app.job()
-def change_root(ctx: WorkerContext, folder: str) -> int:
-    """Have another root directory for good."""
-    note(ctx, "start")
-    os.chroot(folder)
-    return os.getpid()
-
-
-@app.job()
-def root(ctx: WorkerContext) -> bool:
-    """Whether this process has the root directory of its supervisor."""
-    return os.path.samefile("/", f"/proc/{os.getppid()}/root")
-
-
-@app.job()
 def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
     """Have the signal that asks for stacks, and faulthandler, as Python has them; then wait for the gate."""
     signal.signal(STACK_SIGNAL, signal.SIG_DFL)
@@ -317,6 +303,14 @@ def leave_a_thread_that_waits(ctx: WorkerContext) -> int:
     """Leave a thread behind that waits, for ever, for this job to be cancelled."""
     threading.Thread(target=lambda: ctx.cancel.wait(None), daemon=True).start()
     return os.getpid()
+
+
+@app.job()
+def leave_a_thread_and_sleep(ctx: WorkerContext) -> None:
+    """Leave a thread behind that never ends, and sleep until something ends that."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    note(ctx, "start")
+    time.sleep(600)
 
 
 @app.job()

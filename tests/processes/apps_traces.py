@@ -122,21 +122,7 @@ def takes_too_long_and_heeds_nothing() -> None:
     _hold_the_lock()
 
 
-@app.job()
-def holds_the_lock() -> None:
-    _hold_the_lock()
-
-
 def _hold_the_lock() -> None:
     """Say that it has begun; then a loop in C that looks at no signal, for ever."""
     (_file().parent / "begun").touch()
     collections.deque(itertools.repeat(None), maxlen=0)
-
-
-@app.job(max_crashes=1)
-def dies_with_a_span() -> None:
-    """It leaves word of the span that it was in."""
-    context = trace.get_current_span().get_span_context()
-    text = f"{context.trace_id:032x} {context.span_id:016x}"
-    (_file().parent / "span of the dead").write_text(text)
-    os.kill(os.getpid(), signal.SIGKILL)

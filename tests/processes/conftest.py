@@ -17,7 +17,21 @@ from tests.processes.harness import Server
 from tests.storage.helpers import in_schema, open_patiently
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that names no backend runs on one in the quick tier and on both at night.
+
+    The quick one is SQLite, with one lock for all writers, unless the module says `LIKELIER = "postgres"`:
+    what it tests is likelier to break there (connections that are lost, claims on their way, several hosts).
+    """
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    for name in ("url", "ground"):
+        if name in metafunc.fixturenames and name not in marks:
+            quick = getattr(metafunc.module, "LIKELIER", "sqlite")
+            (other,) = {"sqlite", "postgres"} - {quick}
+            metafunc.parametrize(name, [quick, pytest.param(other, marks=pytest.mark.nightly)], indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path, migrated_copies: MigratedCopies) -> Iterator[str]:
     """A fresh storage: a file, or a schema of its own in a real PostgreSQL database, migrated as that of most
     users unless the test is marked `unmigrated`; where a test asks for it, also one in memory, which only

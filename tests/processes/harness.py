@@ -6,10 +6,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
 
 from qml_mp import host
 from qml_mp.core.job import Job
@@ -120,6 +123,15 @@ class Server:
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
         return {**kept, JOURNAL: str(self.folder / "journal"), "PYTHONPATH": str(ROOT), **self.environment}
+
+
+def few(names: str, quick: Sequence[object], *, nightly: Iterable[object]) -> pytest.MarkDecorator:
+    """`parametrize` with rows for every run, and with the rest of the matrix for the night."""
+
+    def row(values: object) -> ParameterSet:
+        return pytest.param(*(values if isinstance(values, tuple) else (values,)), marks=pytest.mark.nightly)
+
+    return pytest.mark.parametrize(names, [*quick, *map(row, nightly)])
 
 
 def enqueue(storage: Storage, method: str, **arguments: object) -> str:

@@ -11,24 +11,11 @@ import pytest
 
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, left_in_registry, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, left_in_registry, wait_for_state, wait_until
 from tests.processes.pid_namespace import CONTAINER, first_process, need_namespaces
 from tests.storage_rows import insert_raw_job
 
 MakeServer = Callable[..., Server]
-
-
-def test_an_app_that_does_not_import_stops_the_server_with_its_error_shown_once(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    (tmp_path / "broken_app.py").write_text("import no_such_library\n")
-    one = server("-w", "4", app="broken_app:app", PYTHONPATH=str(tmp_path))
-
-    one.start(ready=None)
-
-    assert one.wait() == 3
-    assert one.log().count("No module named 'no_such_library'") == 1
-    assert left_in_registry(storage, one.log()) == []
 
 
 @pytest.mark.fault(60)
@@ -55,6 +42,7 @@ def test_an_app_that_breaks_in_the_workers_alone_stops_the_server_too(
     assert left_in_registry(storage, one.log()) == []
 
 
+@pytest.mark.nightly
 def test_a_burst_ends_with_the_workers_that_it_has_where_no_other_can_boot(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -87,9 +75,7 @@ def test_a_burst_ends_with_the_workers_that_it_has_where_no_other_can_boot(
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(
-    ("prefix", "expected"), [((), -signal.SIGTERM), (CONTAINER, 0)], ids=["here", "as process 1"]
-)
+@few("prefix, expected", [((), -signal.SIGTERM)], nightly=[(CONTAINER, 0)])
 def test_a_stop_while_the_app_is_imported_ends_the_server(
     server: MakeServer, storage: Storage, tmp_path: Path, prefix: tuple[str, ...], expected: int
 ) -> None:

@@ -14,8 +14,9 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.store import Storage
 from tests.processes.cgroup import small_memory
-from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_gone, wait_for_state, wait_until
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 
@@ -66,7 +67,7 @@ def test_a_worker_that_the_oom_killer_ends_is_a_crash_that_says_so(
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize("exit_code", [0, 1, 80])
+@few("exit_code", [0], nightly=[1, 80])
 def test_a_job_that_exits_its_process_is_never_a_success(
     server: MakeServer, storage: Storage, exit_code: int
 ) -> None:
@@ -143,7 +144,7 @@ def title_of(pid: str) -> str:
         return ""
 
 
-@pytest.mark.parametrize("method", ["die_once_only", "die_at_most_twice"])
+@few("method", ["die_at_most_twice"], nightly=["die_once_only"])
 def test_a_functions_own_crash_budget_holds_also_for_jobs_enqueued_by_name(
     server: MakeServer, storage: Storage, method: str
 ) -> None:

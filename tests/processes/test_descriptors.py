@@ -15,11 +15,11 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import IMPORTS, open_files
-from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_gone, result_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 FAULTS = "tests.processes.apps_faults:app"
-RESTARTS = 25
+RESTARTS = 5
 
 
 @pytest.mark.fault(19)
@@ -41,22 +41,6 @@ def test_a_job_that_closes_every_descriptor_crashes_and_nothing_else_is_written(
     assert "it exited with code 82 (The job closed or replaced descriptors of the worker.)" in one.log()
 
 
-@pytest.mark.fault(19)
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_job_that_closes_the_descriptors_of_the_storage_alone_crashes_too(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
-
-    job_id = enqueue(storage, "close_files", beginning=storage.url.removeprefix("sqlite:///"))
-
-    job = wait_for_state(storage, job_id, StateName.FAILED)
-    assert job.last_error is not None
-    assert "closed or replaced descriptors of the worker" in job.last_error.message
-    assert result_of(storage, "quick") == 1
-    assert one.stop() == 0
-
-
 @pytest.mark.fault(20)
 def test_a_job_that_puts_a_file_in_the_place_of_every_descriptor_gets_no_byte_written_to_it(
     server: MakeServer, storage: Storage, tmp_path: Path
@@ -74,6 +58,7 @@ def test_a_job_that_puts_a_file_in_the_place_of_every_descriptor_gets_no_byte_wr
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(20)
 def test_a_job_that_forks_with_files_in_the_place_of_every_descriptor_loses_no_job_of_others(
     server: MakeServer, storage: Storage, tmp_path: Path
@@ -105,6 +90,7 @@ def test_descriptors_that_jobs_themselves_open_are_theirs_to_close_and_open_agai
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_job_may_fork_and_be_given_numbers_that_the_storage_had_before(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -155,7 +141,7 @@ def test_restarts_leave_the_supervisors_descriptors_as_they_were(
     """A few: what one restart leaves open shows after each. `scripts/soak --only replacements` asks the same
     after hundreds."""
     one = server("-w", "2", "--preload", QML_MP_MAX_CRASHES="1").start(ready=2)
-    before = settled_count(one, looks=100)
+    before = settled_count(one)
 
     ids = [enqueue(storage, "die", exit_code=1) for _ in range(RESTARTS)]
     for job_id in ids:
@@ -181,7 +167,7 @@ def settled_count(one: Server, *, looks: int = 30) -> int:
 
 
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("lower_limit", [True, False])
+@few("lower_limit", [False], nightly=[True])
 def test_a_job_that_uses_up_the_descriptors_fails_and_its_worker_is_replaced(
     server: MakeServer, storage: Storage, lower_limit: bool
 ) -> None:

@@ -14,13 +14,19 @@ from pathlib import Path
 import pytest
 
 from qml_mp import host
-from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.postgres_cluster import free_port
-from tests.processes.harness import PATIENCE_S, ROOT, is_gone, left_in_registry, wait_for_state, wait_until
+from tests.processes.harness import (
+    PATIENCE_S,
+    ROOT,
+    few,
+    is_gone,
+    left_in_registry,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.journal import JOURNAL
 
 StartHost = Callable[[str], "subprocess.Popen[bytes]"]
@@ -95,6 +101,7 @@ def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: Repo
     }
 
 
+@pytest.mark.nightly
 def test_of_the_threads_that_start_a_server_at_a_time_one_does_and_all_may_stop_it(
     report_of: ReportOf,
 ) -> None:
@@ -111,50 +118,7 @@ def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: R
 
 
 @pytest.mark.fault(67)
-def test_a_child_that_its_host_collects_while_it_is_being_reaped_is_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    child = fork_child(lambda: 0, ours=(), theirs=())
-    ask = os.waitid
-
-    def answer_and_collect(kind: int, pid: int, options: int) -> object:
-        answer = ask(kind, pid, options)
-        os.waitpid(pid, 0)
-        return answer or child
-
-    monkeypatch.setattr(os, "waitid", answer_and_collect)
-
-    assert reap(child) == ProcessFacts(pid=child.pid)
-
-
-def test_a_child_is_reaped_with_its_group_where_the_system_cannot_look_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As macOS before Python 3.13."""
-    monkeypatch.delattr(os, "waitid")
-    hearing, telling = os.pipe()
-    reading, writing = os.pipe()
-
-    def leave_one_behind() -> int:
-        program = subprocess.Popen(["sleep", "600"])
-        os.write(writing, str(program.pid).encode())
-        os.read(hearing, 1)
-        return 7
-
-    child = fork_child(leave_one_behind, ours={reading, telling}, theirs={hearing, writing})
-    left = int(os.read(reading, 100))
-    assert reap(child) is None
-    os.close(telling)
-
-    facts = wait_until(lambda: reap(child), what="the child's end")
-
-    assert (facts.pid, facts.exit_code, facts.signal) == (child.pid, 7, None)
-    wait_until(lambda: is_gone(left), what="the end of its group")
-    os.close(reading)
-
-
-@pytest.mark.fault(67)
-@pytest.mark.parametrize("name", ["in_a_loop", "in_a_loop_with_threads"])
+@few("name", ["in_a_loop_with_threads"], nightly=["in_a_loop"])
 def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
     report_of: ReportOf, name: str
 ) -> None:
@@ -168,23 +132,13 @@ def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
     }
 
 
-def test_an_app_that_its_host_has_imported_is_in_memory_though_it_is_given_by_name(
-    report_of: ReportOf, tmp_path: Path
-) -> None:
-    assert report_of("deployed") == {"workers": 2}
-
-    log = (tmp_path / "errors").read_text()
-    assert "they run the code that was loaded at the start; restart the server to change it" in log
-    assert "new code" not in log
-
-
 @pytest.mark.fault(68)
 def test_a_copy_that_the_host_forks_sees_the_server_and_cannot_end_it(report_of: ReportOf) -> None:
     assert report_of("copied") == {"copy": 0, "running": True, "exit code": 0}
 
 
 @pytest.mark.fault(68)
-@pytest.mark.parametrize("name", ["doomed", "doomed_with_threads"])
+@few("name", ["doomed"], nightly=["doomed_with_threads"])
 def test_a_killed_hosts_server_finishes_its_job_and_leaves_whatever_the_hosts_children_do(
     start_host: StartHost, storage: Storage, tmp_path: Path, name: str
 ) -> None:
@@ -234,12 +188,6 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
     assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 6
 
 
-def test_a_thread_that_has_been_joined_and_is_still_listed_is_none_that_the_host_has(
-    report_of: ReportOf,
-) -> None:
-    assert report_of("just_joined") == {"exit code": 0}
-
-
 _HOST_WITH_ITS_OWN_QML_MP = """
 import json, sys, threading, time, urllib.request
 from qml_mp import BackgroundJobServer, ServerConfig
@@ -273,7 +221,7 @@ def look() -> list:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("how", ["forked", "spawned"])
+@few("how", ["spawned"], nightly=["forked"])
 def test_all_processes_of_a_server_have_the_hosts_own_qml_mp_and_its_options(
     url: str, tmp_path: Path, how: str
 ) -> None:
@@ -314,10 +262,19 @@ def test_beside_a_connection_of_the_hosts_own_a_server_is_spawned_or_refused(rep
     assert told["exit codes"] == [0, 0]
 
 
-def test_a_handler_may_stop_the_server_that_is_being_started(report_of: ReportOf) -> None:
-    assert report_of("stopped_early") == {"running": [False, False], "handled": ["SIGUSR1", "SIGUSR2"]}
+@pytest.mark.parametrize(
+    "url",
+    ["memory", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sqlite", "postgres"))],
+    indirect=True,
+)
+def test_jobs_use_the_storage_that_their_program_gave_to_its_server(start_host: StartHost) -> None:
+    process = start_host("forwarding")
+    output, _ = process.communicate(timeout=2 * PATIENCE_S)
+
+    assert json.loads(output.decode().splitlines()[-1]) == {"failures": 0, "crashes": 0, "jobs": 120}
 
 
+@pytest.mark.nightly
 def test_a_server_runs_what_its_app_declares_when_it_starts_and_not_when_it_was_made(
     report_of: ReportOf,
 ) -> None:

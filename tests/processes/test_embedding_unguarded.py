@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.storage.store import Storage
-from tests.processes.harness import PATIENCE_S, ROOT
+from tests.processes.harness import PATIENCE_S, ROOT, few
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -43,7 +43,7 @@ def run_script(url: str, folder: Path, **parts: str) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("start", ["server.start()", "server.run()"])
+@few("start", ["server.start()"], nightly=["server.run()"])
 def test_a_script_without_a_main_guard_is_told_of_it_and_runs_nothing_twice(
     storage: Storage, url: str, tmp_path: Path, start: str
 ) -> None:

@@ -82,6 +82,7 @@ def client_error(service: subprocess.Popen[bytes]) -> int:
     return 0 if code == -signal.SIGTERM else code
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(67)
 def test_a_killed_service_leaves_no_process(
     service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage, tmp_path: Path

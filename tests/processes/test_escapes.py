@@ -18,6 +18,7 @@ from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,
+    few,
     is_gone,
     is_stopped,
     result_of,
@@ -88,7 +89,7 @@ def test_its_time_limit_kills_a_job_that_has_joined_the_supervisors_group_and_no
 
 
 @pytest.mark.fault(79)
-@pytest.mark.parametrize("signals", [["TERM"], ["TERM", "TERM"], ["QUIT"]])
+@few("signals", [["QUIT"]], nightly=[["TERM"], ["TERM", "TERM"]])
 def test_a_stop_ends_a_job_that_has_joined_the_supervisors_group(
     one: Server, storage: Storage, bystander: subprocess.Popen[bytes], signals: list[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_guardian_of_a_killed_supervisor_ends_a_job_that_has_joined_its_grou
     assert bystander.poll() is None
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(79)
 def test_the_next_server_ends_a_job_that_has_outlived_its_supervisor_outside_of_its_group(
     one: Server, storage: Storage, server: MakeServer, bystander: subprocess.Popen[bytes]
@@ -153,6 +155,7 @@ def test_a_worker_is_put_back_into_its_own_group_after_a_job_that_left_it(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
 def test_a_worker_that_may_not_be_signalled_ends_neither_its_server_nor_is_it_waited_for(
     server: MakeServer, storage: Storage

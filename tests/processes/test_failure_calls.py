@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_stopped, wait_for_state, wait_until
-from tests.storage_rows import hooks_of
+from tests.processes.harness import Server, enqueue, few, is_stopped, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_failures:app"
@@ -23,7 +21,7 @@ def told(folder: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-@pytest.mark.parametrize(("failpoint", "calls"), [("callback.taken=kill", 1), ("callback.called=kill", 2)])
+@few("failpoint, calls", [("callback.called=kill", 2)], nightly=[("callback.taken=kill", 1)])
 def test_a_job_whose_process_died_is_told_by_another_although_that_is_killed_too(
     server: MakeServer, storage: Storage, tmp_path: Path, failpoint: str, calls: int
 ) -> None:
@@ -35,20 +33,11 @@ def test_a_job_whose_process_died_is_told_by_another_although_that_is_killed_too
 
     assert wait_for_state(storage, job_id, StateName.FAILED).crashes == 1
     wait_until(lambda: len(told(tmp_path)) >= calls, what=one.log)
-    wait_until(lambda: has_none(storage))
     lines = told(tmp_path)
     assert [line[:3] for line in lines] == calls * [[job_id, "failed", "WorkerCrashed"]]
     assert len({line[3] for line in lines}) == calls
     assert (tmp_path / "mark").exists()
     assert one.stop() == 0
-
-
-def has_none(storage: Storage) -> bool:
-    """Whether none is stored, taken or not: a stranger may take what a worker that is gone had."""
-    query = "SELECT count(*) AS jobs FROM {s}.failure_callbacks"
-    if storage.is_on_one_machine:
-        query = "SELECT count(*) AS jobs FROM qml_failure_callbacks"
-    return bool(storage._db.read("counting", query)[0]["jobs"] == 0)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -70,7 +59,6 @@ def test_what_a_killed_server_had_to_tell_the_next_one_tells(
     assert two.wait() == 0
     assert before == []
     assert [line[:3] for line in told(tmp_path)] == [[job_id, "failed", "ValueError"]]
-    assert has_none(storage)
 
 
 FAILS = """
@@ -86,33 +74,6 @@ def tell(job, error):
     with open({told!r}, "a") as file:
         file.write(job.id + "\\n")
 """
-NO_WORKER = """
-import setproctitle
-if setproctitle.getproctitle().startswith("qml-mp: worker"):
-    raise MemoryError
-"""
-
-
-def test_while_new_workers_cannot_boot_failures_of_the_old_ones_are_told_though_the_new_code_wants_no_call(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    code = tmp_path / "telling_app.py"
-    code.write_text(FAILS + TELLS.format(told=str(tmp_path / "told")))
-    one = server(
-        "-w", "1", app="telling_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
-    ).start()  # fmt: skip
-    code.write_text(NO_WORKER + FAILS)
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "MemoryError" in one.log(), what=one.log)
-    job_id = enqueue(storage, "fails")
-    wait_until(lambda: told(tmp_path) == [[job_id]], what=one.log)
-    code.write_text(FAILS)
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: one.log().count("left as told") == 1, what=one.log)
-    wait_until(lambda: not hooks_of(storage, "fails"), what=one.log)
-    assert one.stop() == 0
 
 
 HANGS = """

@@ -17,12 +17,13 @@ from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import BY_DEFAULT
 from tests.faults import most_held
-from tests.processes.harness import Server, is_stopped, stop_between_writes, wait_until
+from tests.processes.harness import Server, few, is_stopped, wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, environment_of, fresh_ground
 from tests.soak.judge import Kills
 from tests.soak.scenario import judge_ground, nothing_left
 
+LIKELIER = "postgres"
 APP = "tests.processes.apps_held:app"
 BEFORE, AFTER = 80, 80
 """A worker claims 1, 2, 4, 8, 16 and 32 jobs at first, so the one after the first eighty has company on both
@@ -30,7 +31,7 @@ sides in its worker's hands. Where one of them takes long, on a busy machine, th
 HELD_AT_LEAST = 8
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
     with fresh_ground(request.param, url, seed=1) as ground:
@@ -99,7 +100,7 @@ def worker_of(ground: Ground, job_id: str) -> str:
 @pytest.mark.fault(10)
 @pytest.mark.fault(12)
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGABRT", "segfault", "exit", "close all"])
+@few("how", ["SIGKILL"], nightly=["SIGABRT", "segfault", "exit", "close all"])
 def test_a_job_that_ends_its_process_costs_those_held_with_it_nothing(ground: Ground, how: str) -> None:
     [fallen], others = enqueue_amid_brief_jobs(ground, Job.new("fall", {"how": how}))
 
@@ -112,23 +113,8 @@ def test_a_job_that_ends_its_process_costs_those_held_with_it_nothing(ground: Gr
     assert ground.audit.attempts() == {first_run_of(ground, fallen): AttemptKind.CRASH}
 
 
-@pytest.mark.fault(1)
-@pytest.mark.fault(9)
-def test_a_worker_killed_in_a_job_leaves_what_it_held_to_others_uncharged(ground: Ground) -> None:
-    [gated], others = enqueue_amid_brief_jobs(ground, Job.new("gated"))
-    server = serve(ground, "-w", "1")
-
-    os.kill(start_of(ground, gated).pid, signal.SIGKILL)
-    ground.open_gate(gated)
-    end_all(ground, server)
-
-    assert_sound(ground, [gated, *others], Kills(workers={worker_of(ground, gated)}))
-    assert set(runs_of(ground, others).values()) == {1}
-    assert ground.audit.attempts() == {first_run_of(ground, gated): AttemptKind.CRASH}
-
-
 @pytest.mark.fault(15)
-@pytest.mark.parametrize("how", ["sleeps", "grips", "computes"])
+@few("how", ["grips"], nightly=["sleeps", "computes"])
 def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Ground, how: str) -> None:
     [long], others = enqueue_amid_brief_jobs(ground, Job.new("gated", {"how": how}))
     server = serve(ground, "-w", "2")
@@ -142,10 +128,11 @@ def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Gr
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
-@pytest.mark.parametrize(
+@few("then", [signal.SIGCONT], nightly=[signal.SIGKILL])
+@few(
     "place",
-    ["claims.committed", "tickets.written:4", "claim.committed:20", "outcome.recorded:20", "finish.before:4"],
+    ["claim.committed:20"],
+    nightly=["claims.committed", "tickets.written:4", "outcome.recorded:20", "finish.before:4"],
 )
 def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     ground: Ground, place: str, then: signal.Signals
@@ -153,6 +140,7 @@ def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     let_one_stop(ground, brief(BEFORE + AFTER), place, then)
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("ground", ["postgres"], indirect=True)
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
@@ -186,7 +174,7 @@ def let_one_stop(ground: Ground, jobs: Sequence[Job], place: str, then: signal.S
 
 @pytest.mark.fault(4)
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("with_worker", [False, True])
+@few("with_worker", [True], nightly=[False])
 def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
     ground: Ground, with_worker: bool
 ) -> None:
@@ -210,7 +198,7 @@ def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
 
 
 @pytest.mark.fault(4)
-@pytest.mark.parametrize("place", ["outcome.recorded:20", "finish.before:5"])
+@few("place", ["outcome.recorded:20"], nightly=["finish.before:5"])
 def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
     ground: Ground, place: str
 ) -> None:
@@ -238,8 +226,8 @@ def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("notes", [False, True])
-@pytest.mark.parametrize("place", ["outcome.recorded:3", "finish.before:3"])
+@few("notes", [True], nightly=[False])
+@few("place", ["finish.before:3"], nightly=["outcome.recorded:3"])
 def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
     ground: Ground, place: str, notes: bool
 ) -> None:
@@ -257,42 +245,9 @@ def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
     assert ground.audit.attempts() == {}
 
 
-@pytest.mark.fault(1)
-def test_claims_that_go_back_are_not_charged_should_their_worker_die_over_it(ground: Ground) -> None:
-    """It was away for so long in the first of three that it begins no other, and dies when it has recorded
-    that the second one goes back."""
-    ids: list[str] = []
-    settings = environment_of({"fetch_batch_size": 3, "polling_interval": 0.05})
-
-    def enqueue(*lengths_s: float) -> list[str]:
-        return ground.storage.enqueue_many(Job.new("linger", {"seconds": seconds}) for seconds in lengths_s)
-
-    held = returned_before = 0
-    while held < 3:  # on a slow machine it may take fewer at a time, or give some back before
-        mark = ground.folder / f"mark-{len(ids)}"
-        ids += enqueue(*([0.0] * 20))
-        server = serve(ground, "-w", "1", failpoint=f"worker/giveback.recorded=kill@{mark}", **settings)
-        wait_until(lambda: not ground.audit.unfinished(), what=server.log)
-        stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
-        was_early, returned_before = mark.exists(), server.log().count("given back, uncharged")
-        three = enqueue(1.2, 0.0, 0.0)
-        ids += three
-        start_of(ground, three[0])
-        held = 0 if was_early else ground.storage.job_counts()[StateName.PROCESSING]
-        if held == 3:
-            wait_until(mark.exists, what=server.log)
-        server.signal(signal.SIGCONT)
-        end_all(ground, server)
-
-    assert succeeded(ground) == {*ids}
-    assert set(runs_of(ground, ids).values()) == {1}
-    assert server.log().count("given back, uncharged") - returned_before == 2
-    assert ground.audit.attempts() == {}
-
-
 @pytest.mark.fault(56)
 @pytest.mark.fault(59)
-@pytest.mark.parametrize("seconds", [0.02, 0.5])
+@few("seconds", [0.02], nightly=[0.5])
 def test_a_server_that_is_told_to_stop_gives_back_what_its_worker_holds(
     ground: Ground, seconds: float
 ) -> None:
@@ -328,7 +283,7 @@ def test_a_server_whose_claims_are_paused_holds_none_after_the_job_in_hand(groun
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize(("method", "term_grace_s"), [("linger", 600), ("grip", 0.3)])
+@few("method, term_grace_s", [("linger", 600)], nightly=[("grip", 0.3)])
 def test_a_time_limit_in_the_middle_of_a_batch_ends_its_own_job_alone(
     ground: Ground, method: str, term_grace_s: float
 ) -> None:
@@ -346,6 +301,7 @@ def test_a_time_limit_in_the_middle_of_a_batch_ends_its_own_job_alone(
     assert set(runs_of(ground, others).values()) == {1}
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(72)
 def test_jobs_that_are_cancelled_while_they_are_held_end_once(ground: Ground) -> None:
     ids: list[str] = []
@@ -371,6 +327,7 @@ def test_jobs_that_are_cancelled_while_they_are_held_end_once(ground: Ground) ->
     assert most_held(ground.audit.transitions()) >= HELD_AT_LEAST
 
 
+@pytest.mark.nightly
 def test_a_job_that_ends_just_as_its_supervisor_takes_the_others_makes_none_run_twice(ground: Ground) -> None:
     jobs = [
         Job.new("busy", {"seconds": ground.rng.uniform(0.045, 0.085)})

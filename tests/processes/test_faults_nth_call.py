@@ -31,6 +31,7 @@ from tests.processes.nth_call import (
 from tests.processes.supervisors import Supervisors, supervisors
 
 STEP = 3
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from tests.processes.bad_disk import BadDisk, failing_disk, small_disk
 from tests.processes.harness import (
     Server,
     enqueue,
+    few,
     left_in_registry,
     state_of,
     stop_between_writes,
@@ -193,7 +194,7 @@ def test_a_start_waits_a_little_for_a_program_that_keeps_the_lock(
 
 
 @pytest.mark.fault(43)
-@pytest.mark.parametrize("in_a_job", [True, False], ids=["job in hand", "outcome in hand"])
+@few("in_a_job", [True], nightly=[False])
 def test_while_another_program_keeps_the_lock_the_server_stops_on_time(
     server: MakeServer, storage: Storage, path: Path, gate: Path, in_a_job: bool
 ) -> None:
@@ -288,10 +289,10 @@ def test_jobs_that_open_the_database_file_do_not_damage_it(
     one = server("-w", "4", app=APP)
     ids = storage.enqueue_many(
         Job.new("read_the_database_file", {"path": str(path)}) if number % 2 else Job.new("plain")
-        for number in range(400)
+        for number in range(80)
     )
     one.start()
-    for _ in range(100):
+    for _ in range(20):
         ids.append(enqueue(storage, "read_the_database_file", path=str(path)))
 
     for job_id in ids:
@@ -303,7 +304,7 @@ def test_jobs_that_open_the_database_file_do_not_damage_it(
 
 
 @pytest.mark.fault(44)
-@pytest.mark.parametrize("something_is_in_it", [False, True])
+@few("something_is_in_it", [True], nightly=[False])
 def test_a_log_removed_under_a_server_damages_nothing_that_was_in_the_file(
     server: MakeServer, storage: Storage, path: Path, gate: Path, something_is_in_it: bool
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT
+from tests.processes.harness import ROOT, few
 from tests.storage.helpers import patient_url
 
 WITHIN_S = 120.0
@@ -90,9 +90,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_S, check=False)
 
 
-@pytest.mark.parametrize(
-    "module", ["qml_mp.sources", "qml_mp.storage.open", "qml_mp.storage.sqlite.database"]
-)
+@few("module", ["qml_mp.storage.open"], nightly=["qml_mp.sources", "qml_mp.storage.sqlite.database"])
 def test_a_child_forked_during_a_threads_first_enqueue_enqueues(
     storage: Storage, url: str, module: str
 ) -> None:

@@ -14,12 +14,12 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, state_of, wait_until
+from tests.processes.harness import Server, few, state_of, wait_until
 from tests.processes.leaving import leaving_patiently
 from tests.storage_rows import hold_writes, pause_writes
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
-METHODS = ("nap", "nap_with_the_lock")  # one that can be asked, and one that hears nothing
 LONG_S = 120.0
 HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
 
@@ -52,7 +52,7 @@ def have_succeeded(storage: Storage, ids: list[str]) -> bool:
     return all(state_of(storage, job_id) is StateName.SUCCEEDED for job_id in reversed(ids))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@few("method", ["nap_with_the_lock"], nightly=["nap"])
 def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_before_nor_what_comes_behind(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_befor
     assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@few("method", ["nap_with_the_lock"], nightly=["nap"])
 def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -100,6 +100,7 @@ def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
     assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("number", "message"), [(signal.SIGTERM, "told to leave"), (signal.SIGUSR2, "claims are paused")]
 )
@@ -136,35 +137,8 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
 
 @pytest.mark.fault(2)
 @pytest.mark.fault(3)
-@pytest.mark.parametrize(
-    ("moment", "most_crashes"),
-    [
-        ("claims.committed", 0),
-        ("tickets.written", 0),
-        ("claim.committed", 1),  # it is in hand; unless a reply is on its way that may have brought it
-        ("outcome.recorded", 0),
-        ("finish.before", 0),
-        ("finish.committed", 0),
-    ],
-)
-@pytest.mark.parametrize("times", [7, 40])
-def test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_for_none_but_that_in_hand(
-    place: MakeServer, storage: Storage, moment: str, most_crashes: int, times: int
-) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.0] * 400))
-    one = place(f"{moment}=kill:{times}", "-w", "1").start(ready=None)
-
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
-
-    assert starts(one) == Counter(ids)
-    assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes
-    assert one.stop() == 0
-
-
-@pytest.mark.fault(2)
-@pytest.mark.fault(3)
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
-@pytest.mark.parametrize("moment", ["exchange.sent", "exchange.received"])
+@few("moment", ["exchange.received"], nightly=["exchange.sent"])
 def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_runs_none_twice(
     place: MakeServer, storage: Storage, tmp_path: Path, moment: str
 ) -> None:
@@ -203,41 +177,7 @@ def test_a_claim_that_is_committed_after_its_worker_was_killed_is_settled_with_i
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_claims_that_worker_and_supervisor_both_give_back_are_not_called_lost(
-    place: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    # Three times: a worker that starved until then may hold nothing beside the first long job, and a
-    # supervisor that has to wait for a processor may come too late for it.
-    ids = enqueue_naps(storage, "nap", *([*([0.03] * 8), 1.0] * 3), *([0.03] * 4))
-    one = place("giveback.taken=stop", "-w", "1").start(ready=None)
-    try:
-        wait_until((tmp_path / "mark").exists, what=one.log)
-        # What the supervisor is about to give back, the worker gives back itself after the long job.
-        wait_until(lambda: have_succeeded(storage, ids), what=one.log)
-        assert any(job.claim_seq > 1 for job in map(storage.get, ids) if job)
-    finally:
-        one.signal(signal.SIGCONT)
-
-    assert one.stop() == 0
-    assert starts(one) == Counter(ids)
-    assert "was lost" not in one.log()
-
-
-@pytest.mark.fault(3)
-def test_a_worker_killed_before_anybody_knows_of_an_outcome_runs_that_job_alone_again(
-    place: MakeServer, storage: Storage
-) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.0] * 100))
-    one = place("job.returned=kill:40", "-w", "1").start(ready=None)
-
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
-
-    assert sorted(starts(one).values()) == [1] * 99 + [2]
-    assert sorted(job.crashes for job in map(storage.get, ids) if job) == [0] * 99 + [1]
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("moment", ["giveback.taken", "giveback.committed"])
 def test_a_supervisor_killed_while_it_gives_claims_back_loses_none(

@@ -13,13 +13,23 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT
 from tests.processes.apps_hooks import OWN_HANDLERS
-from tests.processes.harness import Server, enqueue, is_gone, result_of, state_of, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    few,
+    is_gone,
+    result_of,
+    state_of,
+    wait_for_state,
+    wait_until,
+)
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_hooks:app"
-HOOKS = pytest.mark.parametrize(
-    ("method", "hook"),
-    [("succeeds", "on_state_change"), ("begins", "on_state_change"), ("fails", "on_failure")],
+HOOKS = few(
+    "method, hook",
+    [("begins", "on_state_change")],
+    nightly=[("succeeds", "on_state_change"), ("fails", "on_failure")],
 )
 
 
@@ -47,6 +57,7 @@ def test_what_a_hook_changes_is_put_back_for_the_next_job(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @HOOKS
 @pytest.mark.fault(62)
 def test_a_copy_of_the_worker_that_a_hook_lets_return_is_none(

@@ -23,6 +23,7 @@ from tests.processes.harness import (
     ROOT,
     Server,
     enqueue,
+    few,
     is_gone,
     result_of,
     wait_for_state,
@@ -36,7 +37,7 @@ LEFTOVERS = "tests.processes.apps_leftovers:app"
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
 PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way, however late their process gets a processor."""
-LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "3"}
+LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "1.5"}
 """For jobs that do not: however late they begin, nothing ends them where they are interrupted."""
 LATE_AND_PATIENT = {**LATE, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way at their limit, however late they begin."""
@@ -51,7 +52,7 @@ def with_limit(storage: Storage, method: str, **arguments: float) -> str:
     return storage.enqueue(Job.new(method, dict(arguments), timeout=timedelta(seconds=0.5)))
 
 
-@pytest.mark.parametrize(("method", "arguments"), [("spin", {}), ("nap", {"seconds": 60.0})])
+@few("method, arguments", [("spin", {})], nightly=[("nap", {"seconds": 60.0})])
 def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str, arguments: dict[str, float]
 ) -> None:
@@ -72,7 +73,7 @@ def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeo
 @pytest.mark.fault(13)
 @pytest.mark.fault(14)
 @pytest.mark.fault(15)
-@pytest.mark.parametrize("method", ["spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn"])
+@few("method", ["spin_in_c", "deaf", "parent_of_the_stubborn"], nightly=["stubborn"])
 def test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -162,7 +164,7 @@ def deleted_by_a_cancel(one: Server, storage: Storage, method: str) -> Job:
     return job
 
 
-@pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
+@few("method", ["spin", "spin_in_c"], nightly=["deaf"])
 def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reason(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -204,7 +206,7 @@ def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, stor
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+@few("name", ["SystemExit"], nightly=["KeyboardInterrupt", "GeneratorExit"])
 def test_whatever_a_job_raises_is_a_failure_and_the_worker_survives(
     server: MakeServer, storage: Storage, name: str
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_cancel_reaches_all_threads_of_a_job(server: MakeServer, storage: Stor
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_job(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -244,9 +247,7 @@ def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_
     assert one.stop() == 0
 
 
-NO_HANDLER = pytest.mark.parametrize(
-    "method", ["take_sigterm_away", "become_another_program", "exit_at_sigterm"]
-)
+NO_HANDLER = few("method", ["exit_at_sigterm"], nightly=["take_sigterm_away", "become_another_program"])
 """Jobs that die of the SIGTERM which would have interrupted them, or end their process at it."""
 
 
@@ -294,6 +295,7 @@ def test_a_job_that_dies_of_the_interruption_for_a_stop_runs_again_uncharged(
     assert (job.failures, job.crashes) == (0, 0)
 
 
+@pytest.mark.nightly
 def test_a_job_that_dies_of_the_sigterm_which_a_service_manager_sends_to_all_runs_again_uncharged(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -324,6 +326,7 @@ def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_job_that_ends_its_process_after_one_that_was_interrupted_has_crashed(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -339,10 +342,10 @@ def test_a_job_that_ends_its_process_after_one_that_was_interrupted_has_crashed(
     assert one.stop() == 0
 
 
-RAISING = pytest.mark.parametrize(
-    ("method", "raised"),
-    [
-        ("clean_up_badly", "OSError: the connection is closed"),
+RAISING = few(
+    "method, raised",
+    [("clean_up_badly", "OSError: the connection is closed")],
+    nightly=[
         ("clean_up_badly_in_a_task", "OSError: the connection is closed"),
         ("wrap_errors", "RuntimeError: the task failed"),
         ("leave_at_sigterm", "SystemExit: 1"),

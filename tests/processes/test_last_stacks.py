@@ -6,16 +6,14 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_stacks:app"
-DEATHS = pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+DEATHS = few("death", [signal.SIGSEGV], nightly=[signal.SIGKILL])
 
 
 def fallen(storage: Storage, death: signal.Signals) -> Attempt:
@@ -60,20 +58,6 @@ def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran
     wait_until(is_printed, what=one.log)
     (tmp_path / "gate").touch()
     worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
-
-    attempt = fallen(storage, death)
-
-    assert attempt.pid == worker
-    assert_is_its_own(attempt, death)
-    assert one.stop() == 0
-
-
-@DEATHS
-def test_a_death_tells_nothing_of_a_job_before_that_had_to_be_interrupted_and_ended_by_itself(
-    server: MakeServer, storage: Storage, death: signal.Signals
-) -> None:
-    one = server("-w", "1", app=APP, QML_MP_CANCEL_GRACE="0.1", QML_MP_TERM_GRACE="2").start()
-    worker = result_of(storage, "outlast")
 
     attempt = fallen(storage, death)
 

@@ -13,11 +13,8 @@ from psycopg import sql
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, wait_for_a_beat, wait_for_state, wait_until
-from tests.storage.helpers import patient_url
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
@@ -38,6 +35,7 @@ def runs(one: Server) -> Counter[str]:
     return Counter(line.job_id for line in one.journal() if line.what == "start")
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(76)
 def test_an_idle_server_runs_what_became_due_behind_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
@@ -71,23 +69,6 @@ def test_no_finished_job_fails_or_runs_again_for_a_lock(
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert runs(one) == dict.fromkeys(ids, 1)
     assert one.stop() == 0
-
-
-@pytest.mark.fault(76)
-def test_a_producer_enqueues_again_when_the_lock_is_gone(storage: Storage, url: str) -> None:
-    producer = open_storage(patient_url(url), patience=timedelta(milliseconds=50))
-    for _ in range(3):
-        producer.enqueue_many([Job.new("quick", {})])
-
-    with locked_jobs(url):
-        for _ in range(5):
-            with pytest.raises(StorageUnavailable, match=HELD_UP):
-                producer.enqueue_many([Job.new("quick", {})])
-
-    for _ in range(5):
-        producer.enqueue_many([Job.new("quick", {})])
-    assert storage.job_counts()[StateName.ENQUEUED] == 8
-    producer.close()
 
 
 @pytest.mark.fault(83)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qml_mp.core.acts import ActKind, ActRequest, ActState
+from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
 from tests.processes.ready_workers import counts_since_all_were, most_processes
-from tests.processes.test_acts import ANNA, end_of
+from tests.processes.test_acts import ANNA
 
 MakeServer = Callable[..., Server]
 CODE = """import os, time
@@ -107,6 +106,7 @@ def test_a_long_job_keeps_no_idle_worker_from_new_code(scene: Scene) -> None:
     scene.end()
 
 
+@pytest.mark.nightly
 def test_newer_code_is_not_kept_waiting_by_a_worker_that_is_to_leave_after_its_long_job(scene: Scene) -> None:
     scene.reload(2)
     scene.ready(6)  # the two that were idle are replaced, and the place of the busy one is taken
@@ -116,31 +116,4 @@ def test_newer_code_is_not_kept_waiting_by_a_worker_that_is_to_leave_after_its_l
     wait_until(lambda: scene.one.log().count("left as told") == 5, what=scene.one.log)
     scene.ready(9)
     assert scene.versions() == {3}
-    scene.end()
-
-
-def test_the_place_of_one_that_leaves_after_its_long_job_is_filled_again_after_a_death(scene: Scene) -> None:
-    scene.reload(2)
-    scene.ready(6)
-    newest = int(scene.one.log().rpartition("is ready (pid ")[2].split(",")[0].split(")")[0])
-
-    os.kill(newest, signal.SIGKILL)
-
-    scene.ready(7)
-    assert scene.versions() == {2}
-    scene.end()
-
-
-def test_that_another_cannot_boot_is_told_of_one_that_has_left_before(scene: Scene, storage: Storage) -> None:
-    scene.replace(1)
-    scene.ready(4)  # in the place of the busy one, so that the next one leaves first
-    scene.deploy(None)
-
-    act = end_of(storage, scene.replace(2), scene.one)
-
-    assert act.state is ActState.FAILED
-    assert (act.said or "").startswith("has left, and another cannot boot: ")
-    assert "No module named 'no_such_library'" in (act.said or "")
-    scene.deploy(1)
-    scene.ready(5)
     scene.end()

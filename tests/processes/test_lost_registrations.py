@@ -5,32 +5,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
-from tests.processes.test_held_claims import have_succeeded, is_the_only_claim
+from tests.processes.harness import Server, enqueue, few, result_of, wait_for_state, wait_until
 from tests.storage_rows import run_raw
 
 APP = "tests.processes.apps_storage_faults:app"
 OFTEN = {"QML_MP_POLLING_INTERVAL": "10ms"}  # a worker looks after itself every so many of these
 
 
-@pytest.mark.parametrize(
-    "lose",
-    [
-        pytest.param("DELETE FROM [workers]", id="its row"),
-        pytest.param("UPDATE [workers] SET epoch = epoch - 1", id="its newest epoch"),
-    ],
-)
+@few("lose", ["DELETE FROM [workers]"], nightly=["UPDATE [workers] SET epoch = epoch - 1"])
 def test_a_worker_that_storage_has_forgotten_is_registered_again_and_claims(
     server: Callable[..., Server], storage: Storage, lose: str
 ) -> None:
@@ -51,48 +40,7 @@ def table(storage: Storage, name: str) -> str:
     return f"qml_{name}" if storage.url.startswith("sqlite:") else f"{{s}}{name}"
 
 
-def enqueue_around_a_gate(storage: Storage, folder: Path) -> tuple[list[str], str]:
-    """Jobs of which one, the second of these, waits for its gate, and nothing tells before that it will."""
-    jobs = [replace(Job.new("gated"), id=new_job_id()) for _ in range(60)]
-    gated = jobs[30].id
-    for job in jobs:
-        if job.id != gated:
-            gate_of(folder, job.id).touch()
-    return storage.enqueue_many(jobs), gated
-
-
-def has_begun(one: Server, job_id: str) -> bool:
-    return any(line.job_id == job_id for line in one.journal())
-
-
-def gate_of(folder: Path, job_id: str) -> Path:
-    return folder / f"gate-{job_id}"
-
-
-def test_what_was_taken_from_a_worker_goes_back_again_when_storage_has_lost_that_it_has(
-    server: Callable[..., Server], storage: Storage, tmp_path: Path
-) -> None:
-    one = server("-w", "1", app="tests.processes.apps_held:app").start()
-    lost: set[str] = set()
-    while not lost:  # what is given back before it is claimed with others cannot be lost
-        ids, gated = enqueue_around_a_gate(storage, tmp_path)
-        wait_until(partial(has_begun, one, gated), what=one.log)
-        wait_until(partial(is_the_only_claim, storage, gated), what=one.log)
-        of_gated = "(SELECT {column} FROM {{jobs}} WHERE id = '{gated}')"
-        columns = ("worker_id", "server_id", "started_at")
-        as_it_was = ", ".join(f"{each} = {of_gated.format(column=each, gated=gated)}" for each in columns)
-        lose = f"UPDATE {{jobs}} SET state = 'processing', {as_it_was}"
-        run_raw(storage, f"{lose} WHERE state = 'enqueued' AND claim_seq = 1")
-        lost = {claim.job.id for claim in storage.claims()} - {gated}
-        gate_of(tmp_path, gated).touch()
-
-        wait_until(partial(have_succeeded, storage, ids), what=one.log)
-
-    starts = Counter(line.job_id for line in one.journal() if line.what == "start")
-    assert {starts[job_id] for job_id in ids} == {1}
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 def test_a_claim_of_a_dead_worker_goes_back_again_when_storage_has_lost_how_it_was_settled(
     server: Callable[..., Server], storage: Storage, tmp_path: Path
 ) -> None:

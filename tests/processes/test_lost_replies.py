@@ -131,6 +131,7 @@ def role(postgres_url: str, storage: Storage) -> Iterator[tuple[str, Callable[[s
         run("DROP ROLE {role}")
 
 
+@pytest.mark.nightly
 @only_postgres
 @pytest.mark.fault(81)
 def test_a_right_that_is_gone_for_a_while_neither_undoes_what_has_ended_nor_ends_a_worker(

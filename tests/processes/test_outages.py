@@ -37,6 +37,7 @@ def through_proxy(url: str, proxy: FlakyProxy) -> str:
     return proxy.through(url)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_a_server_without_storage_waits_and_does_not_spin(
     server: Callable[..., Server], proxy: FlakyProxy, through_proxy: str, tmp_path: Path

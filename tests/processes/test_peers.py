@@ -25,6 +25,7 @@ from tests.processes.harness import (
 )
 from tests.storage_rows import move_server_elsewhere
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 across_machines = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -88,6 +89,7 @@ def test_a_living_server_takes_over_from_one_of_its_host_that_died(
     assert two.wait() == 6
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(4)
 def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_server_sees_the_death_at_once(
     server: MakeServer, storage: Storage, tmp_path: Path
@@ -107,6 +109,7 @@ def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_serv
     assert two.stop() == 0
 
 
+@pytest.mark.nightly
 @across_machines
 @pytest.mark.fault(4)
 def test_a_job_of_a_killed_supervisor_has_ended_before_a_server_of_another_machine_runs_it_again(
@@ -158,6 +161,7 @@ def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
     assert one.stop() == two.stop() == 0
 
 
+@pytest.mark.nightly
 @across_machines
 @pytest.mark.fault(8)
 def test_a_server_that_beats_rarely_keeps_its_job_beside_one_of_a_shorter_timeout(
@@ -182,6 +186,7 @@ def test_a_server_that_beats_rarely_keeps_its_job_beside_one_of_a_shorter_timeou
     assert one.stop() == rare.stop() == 0
 
 
+@pytest.mark.nightly
 @across_machines
 @pytest.mark.fault(8)
 def test_a_server_that_starts_judges_silent_peers_once_it_has_been_heard_as_long_itself(

@@ -26,7 +26,6 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
-from tests.processes.side import get, scrape, served_at, side_pid
 
 APP = "tests.processes.apps_storage_faults:app"
 END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{role}'"
@@ -139,6 +138,7 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     assert left_in_registry(storage, one.log()) == []
 
 
+@pytest.mark.nightly
 def test_a_server_that_has_no_connection_left_to_listen_by_says_so(
     server: Callable[..., Server], storage: Storage, role: Role
 ) -> None:
@@ -177,6 +177,7 @@ def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_job_that_enqueues_does_not_make_a_schema_that_is_gone(
     server: Callable[..., Server], storage: Storage, postgres_url: str, tmp_path: Path
 ) -> None:
@@ -192,42 +193,3 @@ def test_a_job_that_enqueues_does_not_make_a_schema_that_is_gone(
     assert job.failures == 1
     wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 2, what=one.log)
     assert one.stop() == 0
-
-
-def test_what_is_started_again_beside_a_server_does_not_make_a_schema_that_is_gone(
-    server: Callable[..., Server], storage: Storage, postgres_url: str
-) -> None:
-    kinds = ("page", "metrics")
-    one = server("-w", "1", "--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0", app=APP).start()
-    for kind in kinds:
-        served_at(one, kind)
-    before = {kind: side_pid(one, kind) for kind in kinds}
-
-    with without_schema(storage, postgres_url):
-        for pid in before.values():
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: all(one.log().count(f"The {kind}: http") == 2 for kind in kinds), what=one.log)
-        assert scrape(served_at(one))["qml_mp_storage_up"] == 0
-        get(f"{served_at(one, 'page')}/")
-
-    assert one.stop() == 0
-
-
-def test_the_guardian_of_a_killed_server_does_not_make_a_schema_that_is_gone(
-    server: Callable[..., Server], storage: Storage, postgres_url: str, tmp_path: Path
-) -> None:
-    one = server("-v", "-w", "1", app=APP).start()
-    [worker_pid] = one.worker_pids().values()
-    enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log)
-
-    with without_schema(storage, postgres_url):
-        (tmp_path / "gate").touch()
-        wait_until(lambda: "Cannot write an outcome" in one.log(), what=one.log)
-        os.kill(one.pid, signal.SIGSTOP)  # or it would have another worker at once
-        os.kill(worker_pid, signal.SIGKILL)
-        os.kill(one.pid, signal.SIGKILL)
-        wait_until(
-            lambda: "Not all that had ended when the server was killed is written" in one.log(), what=one.log
-        )

@@ -14,7 +14,7 @@ from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_gone, result_of, wait_for_state, wait_until
 from tests.processes.ready_workers import counts_since_all_were
 
 MakeServer = Callable[..., Server]
@@ -38,15 +38,6 @@ def queues():
     return os.environ.get("QML_MP_QUEUES")
 """
 NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
-IS_WORKER = "setproctitle.getproctitle().startswith('qml-mp: worker')"
-# Code that says where it is imported, and goes on once it may.
-AT_A_GATE = """\
-import pathlib, setproctitle
-from tests.until import wait_at
-if {here}:
-    pathlib.Path({begun!r}).touch()
-    wait_at(pathlib.Path({gate!r}))
-"""
 
 
 @pytest.fixture
@@ -108,7 +99,7 @@ def answer_in(storage: Storage) -> ReloadAnswer:
     return info.answers.reload
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@few("workers", [3], nightly=[1])
 def test_a_reload_never_has_fewer_ready_workers_than_before(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
 ) -> None:
@@ -129,7 +120,7 @@ def test_a_reload_never_has_fewer_ready_workers_than_before(
 
 
 @pytest.mark.fault(89)
-@pytest.mark.parametrize("workers", [1, 3])
+@few("workers", [3], nightly=[1])
 def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
 ) -> None:
@@ -194,7 +185,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("flag", ["--max-memory", "--max-memory-hard"])
+@few("flag", ["--max-memory"], nightly=["--max-memory-hard"])
 def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_replaces_nobody(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, flag: str
 ) -> None:
@@ -219,78 +210,6 @@ def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_repla
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("app", "both"),
-    [("QmlApp()", ("default", "night", "images")), ("QmlApp(config=ServerConfig(queues=[]))", ())],
-    ids=["named", "all"],
-)
-def test_a_server_whose_new_workers_cannot_boot_knows_and_serves_what_those_before_do(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, app: str, both: tuple[str, ...]
-) -> None:
-    version = Job.new("version", queue="night")
-    added = "@app.job(queue='images')\ndef added(): ...\n"
-    deploy(
-        f"from qml_mp import QmlApp, ServerConfig\napp = {app}\n"
-        "@app.job(queue='night')\ndef version():\n    return 1\n"
-    )
-    one = living("-w", "1").start()
-    # Imports wherever it is only looked at.
-    deploy(
-        "import setproctitle\n"
-        "if setproctitle.getproctitle().startswith('qml-mp: worker'):\n    raise MemoryError\n" + HEAD + added
-    )  # fmt: skip
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert answer_in(storage).state is ReloadState.FAILED
-    wait_until(lambda: storage.list_servers()[0].methods == ("version", "added"), what=one.log)
-    assert storage.list_servers()[0].queues == both
-    assert wait_for_state(storage, storage.enqueue(version), StateName.SUCCEEDED).result == 1
-    deploy(HEAD + added)
-    os.kill(one.worker_pids()[1], signal.SIGKILL)
-    wait_until(lambda: storage.list_servers()[0].methods == ("added",), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "images")
-    wait_for_state(storage, storage.enqueue(Job.new("added", queue="images")), StateName.SUCCEEDED)
-    assert one.stop() == 0
-
-
-def test_after_two_reloads_that_replace_nobody_the_first_code_is_known_and_served_yet(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    code = HEAD + "@app.job(queue='{0}')\ndef of_{0}():\n    return '{0}'\n"
-    deploy(code.format("first"))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + "    raise MemoryError('of the second code')\n" + code.format("second"))
-    one.signal(signal.SIGHUP)
-    wait_until(boots.exists, what=one.log)
-    deploy(
-        f"import setproctitle\nif {IS_WORKER}:\n    raise MemoryError('of the third code')\n"
-        + code.format("third")
-    )
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert "of the third code" in (answer_in(storage).why or "")
-    assert one.worker_pids() == before
-    all_three = "of_first", "of_second", "of_third"
-    wait_until(lambda: storage.list_servers()[0].methods == all_three, what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "first", "second", "third")
-    job_id = storage.enqueue(Job.new("of_first", queue="first"))
-    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == "first"
-    deploy(code.format("third"))
-    os.kill(before[1], signal.SIGKILL)
-    wait_until(lambda: storage.list_servers()[0].methods == ("of_third",), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "third")
-    assert one.stop() == 0
-
-
 def test_two_reloads_in_a_row_end_with_the_newest_code(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -307,93 +226,6 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
     assert stopped
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log)
     assert min(counts_since_all_were(one.log(), 2)) >= 2
-    assert one.stop() == 0
-
-
-@pytest.mark.fault(89)
-@pytest.mark.parametrize("order", [["look", "boot"], ["boot", "look"]], ids=["taken over", "looked at"])
-def test_newer_code_replaces_all_though_a_worker_of_the_code_before_dies_in_its_boot_meanwhile(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path, order: list[str]
-) -> None:
-    boots, looks = str(tmp_path / "boots"), str(tmp_path / "looks")
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    deploy(
-        AT_A_GATE.format(here=IS_WORKER, begun=boots, gate=str(tmp_path / "boot"))
-        + "    raise MemoryError('of the second code')\n" + HEAD + VERSION.format(2)
-    )  # fmt: skip
-    one.signal(signal.SIGHUP)
-    wait_until(Path(boots).exists, what=one.log)
-    deploy(
-        AT_A_GATE.format(here=f"not {IS_WORKER}", begun=looks, gate=str(tmp_path / "look"))
-        + HEAD + VERSION.format(3)
-    )  # fmt: skip
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(Path(looks).exists, what=one.log)
-    ends = {
-        "look": lambda: one.log().count("Replacing the workers") == 2,
-        "boot": lambda: "it exited with code" in one.log(),
-    }
-    for gate in order:
-        (tmp_path / gate).touch()
-        wait_until(ends[gate], what=one.log)
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert answer_in(storage).state is ReloadState.DONE, answer_in(storage).why
-    assert all(map(is_gone, before.values()))
-    assert result_of(storage, "version") == 3
-    wait_until(lambda: trouble_in(storage) is None)
-    assert min(counts_since_all_were(one.log(), 1)) == 1
-    assert one.stop() == 0
-
-
-def test_newer_code_is_held_against_the_memory_limit_though_a_worker_of_the_code_before_gets_ready_first(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1", "--max-memory", "150MiB").start()
-    before = one.worker_pids()
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + HEAD + VERSION.format(2))
-    one.signal(signal.SIGHUP)
-    wait_until(boots.exists, what=one.log)
-    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(3))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    answer = answer_in(storage)
-    assert answer.state is ReloadState.FAILED
-    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
-    assert all(map(is_gone, before.values()))
-    assert result_of(storage, "version") == 2
-    assert one.stop() == 0
-
-
-def test_code_that_is_taken_over_during_the_first_boot_is_held_against_the_memory_limit(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + HEAD + VERSION.format(1))
-    one = living("-w", "1", "--max-memory", "150MiB").start(ready=None)
-    wait_until(boots.exists, what=one.log)
-    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "Replacing the workers" in one.log(), what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    answer = answer_in(storage)
-    assert (answer.state, answer.replaced) == (ReloadState.FAILED, 0)
-    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
-    assert result_of(storage, "version") == 1
     assert one.stop() == 0
 
 
@@ -437,6 +269,7 @@ def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_workers_may_be_added_and_removed_during_a_reload(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -522,6 +355,7 @@ def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_reload_keeps_the_queues_that_were_asked_for(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -547,9 +381,10 @@ def env_file(deploy: Callable[[str], None], tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("text", "seen", "served"),
-    [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail")), ("", None, ("default",))],
+@few(
+    "text, seen, served",
+    [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail"))],
+    nightly=[("", None, ("default",))],
 )
 def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     living: MakeLiving, env_file: Path, storage: Storage,
@@ -568,23 +403,7 @@ def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     assert one.stop() == 0
 
 
-def test_a_reload_keeps_the_queues_that_it_was_given_and_that_the_new_code_takes_out_of_the_environment(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1")
-    one.environment = {**one.environment, "QML_MP_QUEUES": "default,mail"}
-    one.start()
-    deploy(f"import os\ndel os.environ['QML_MP_QUEUES']\n{HEAD}{VERSION.format(2)}")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "mail")
-    assert result_of(storage, "version") == 2
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
     living: MakeLiving, env_file: Path, storage: Storage
 ) -> None:
@@ -606,19 +425,7 @@ def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended
     assert one.stop() == 0
 
 
-def test_a_setting_that_is_written_wrong_in_a_changed_env_file_is_told_at_the_reload(
-    living: MakeLiving, env_file: Path, storage: Storage
-) -> None:
-    one = living("-w", "1").start()
-    env_file.write_text("QML_MP_QUEUS=mail\n")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert one.log().count("WARNING QML_MP_QUEUS in the environment is no setting and has no effect") == 1
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_told(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -641,6 +448,7 @@ def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobody(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
 ) -> None:
@@ -678,7 +486,7 @@ def test_code_that_ends_whoever_imports_it_replaces_nobody(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@few("workers", [1], nightly=[2])
 def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement(
     server: MakeServer, storage: Storage, unread: Path, workers: int
 ) -> None:
@@ -703,27 +511,6 @@ def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement
 
 FORKING = "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n"
 """The copy goes on with the import, and so does the process itself, once the copy has ended."""
-
-
-def test_new_code_that_forks_at_its_import_and_lets_the_copy_go_on_is_refused(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    deploy(FORKING + HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "was imported twice at a time" in one.log())
-    wait_until(lambda: has_refused(storage))  # which is stored a moment later
-    assert one.worker_pids() == before
-    assert result_of(storage, "version") == 1
-    deploy(HEAD + VERSION.format(3))
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: answer_in(storage).state is ReloadState.DONE)
-    assert result_of(storage, "version") == 3
-    assert one.stop() == 0
 
 
 def test_a_server_of_code_that_forks_at_its_import_and_lets_the_copy_go_on_does_not_start(

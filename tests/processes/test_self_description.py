@@ -44,6 +44,7 @@ def test_a_paused_server_says_so_until_it_goes_on(server: MakeServer, storage: S
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_paused_server_that_was_declared_dead_is_paused_under_its_new_id(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_template_whose_function_is_gone_does_not_fire_and_the_log_says_what_t
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_template_of_another_app_is_fired_by_the_server_that_knows_it_and_told_by_nobody(
     server: MakeServer, storage: Storage
 ) -> None:

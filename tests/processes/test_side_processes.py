@@ -3,10 +3,7 @@ without what they are made of."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +11,7 @@ import httpx
 import pytest
 
 from qml_mp.storage.store import Storage
-from tests.postgres_cluster import free_port
-from tests.processes.harness import PATIENCE_S, ROOT, Server, is_gone, result_of, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, Server, few, is_gone, result_of, wait_until
 from tests.processes.side import get, scrape, served_at, side_pid
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.web.serving import token_of
@@ -111,15 +107,14 @@ def page_of(server: Server, run: int) -> str:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(
-    ("program", "flags"),
-    [
-        (("-m", "qml_mp"), ()),
+@few(
+    "program, flags",
+    [(("-m", "qml_mp"), ())],
+    nightly=[
         (("-m", "qml_mp"), ("--preload",)),
         (("-c", _EMBEDDED), ()),
         (("-c", _SET_AGAIN), ()),
     ],
-    ids=["start", "start --preload", "embedded", "embedded, set again before each run"],
 )
 def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hides_from_its_jobs(
     server: Callable[..., Server], storage: Storage, tmp_path: Path,
@@ -182,66 +177,3 @@ def test_a_missing_extra_is_one_sentence_at_the_start(server: Callable[..., Serv
     assert one.wait() == 2
     assert "metrics needs the extra `metrics`: pip install 'qml-mp[metrics]'" in one.log()
     assert "Traceback" not in one.log()
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_what_such_a_process_logs_has_its_traceback_and_its_pid(
-    server: Callable[..., Server], tmp_path: Path
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "from prometheus_client import exposition\n"
-        "def break_off(_):\n"
-        "    raise RuntimeError('a fault of ours')\n"
-        "exposition.choose_encoder = break_off\n"
-    )
-    path = f"{tmp_path}:{Path(__file__).parents[2]}"
-    one = server("-w", "1", "--metrics", "127.0.0.1:0", "--log-format", "json", PYTHONPATH=path)
-    one.fresh = True
-    one.start()
-
-    def failed() -> list[dict[str, object]]:
-        lines = [json.loads(line) for line in one.log().rpartition("\n")[0].splitlines()]
-        return [line for line in lines if line["logger"] == "qml_mp.metrics.server"]
-
-    assert get(f"{served_at(one)}/metrics")[0] == 500
-    [line] = wait_until(failed, what=one.log)
-
-    assert line["message"] == '"/metrics" failed'
-    assert str(line["traceback"]).endswith("RuntimeError: a fault of ours")
-    assert line["pid"] == side_pid(one)
-
-
-HOST = """
-import sys, threading, time, urllib.request
-from qml_mp import BackgroundJobServer, ServerConfig, open_storage
-threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-config = ServerConfig(worker_count=1, metrics=sys.argv[2])
-server = BackgroundJobServer(config, open_storage(sys.argv[1]), "tests.processes.jobs_app:app")
-server.start()
-deadline = time.monotonic() + 60
-while True:
-    try:
-        text = urllib.request.urlopen(f"http://{sys.argv[2]}/metrics", timeout=5).read().decode()
-        if "qml_mp_workers_wanted 1.0" in text:
-            break
-    except OSError:
-        pass
-    assert time.monotonic() < deadline
-    time.sleep(0.1)  # between two looks
-print("served")
-server.stop()
-try:
-    urllib.request.urlopen(f"http://{sys.argv[2]}/metrics", timeout=5)
-except OSError:
-    print("gone")
-"""
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_server_in_another_program_serves_its_metrics_too(url: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", HOST, url, f"127.0.0.1:{free_port()}"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-    assert ended.stdout == "served\ngone\n", ended.stderr

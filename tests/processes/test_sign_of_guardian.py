@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 import pytest
 
@@ -43,66 +38,3 @@ def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage
     sign.close()
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
     assert two.stop() == 0
-
-
-def test_the_sign_lasts_as_long_as_any_process_that_has_it_open() -> None:
-    child = os.fork()
-    if child == 0:
-        signal.pause()
-    who = host.identity(child)
-    sign = hold_sign(who)
-    assert sign is not None
-    assert is_held(who)
-    reading, writing = os.pipe()
-    heir = os.fork()
-    if heir == 0:
-        os.close(writing)
-        os.read(reading, 1)
-        os._exit(0)
-    sign.close()
-    assert is_held(who)
-    os.close(writing)
-    os.close(reading)
-    os.waitpid(heir, 0)
-    assert not is_held(who)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
-def refusal(number: int) -> Callable[..., Any]:
-    def refuse(*_: object) -> NoReturn:
-        raise OSError(number, os.strerror(number))
-
-    return refuse
-
-
-def test_nobody_waits_for_a_sign_where_the_system_refuses_such_sockets(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    who = host.identity()
-    monkeypatch.setattr(socket, "socket", refusal(errno.EAFNOSUPPORT))  # systemd's RestrictAddressFamilies
-
-    assert hold_sign(who) is None
-    assert not is_held(who)
-
-
-def test_nobody_waits_for_a_sign_where_the_system_refuses_such_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(socket.socket):
-        bind = refusal(errno.EACCES)  # AppArmor
-
-    who = host.identity()
-    monkeypatch.setattr(socket, "socket", Refused)
-
-    assert hold_sign(who) is None
-    assert not is_held(who)
-
-
-def test_without_a_free_descriptor_nobody_takes_a_sign_for_let_go() -> None:
-    who = host.identity()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        assert is_held(who)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert not is_held(who)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -35,18 +34,6 @@ IGNORE_HANGUPS = (  # as nohup does
     sys.executable, "-c",
     "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
     " os.execvp(sys.argv[1], sys.argv[1:])",
-)  # fmt: skip
-IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it is sent, as it is the shell
-    sys.executable, "-c",
-    "import ctypes, fcntl, os, signal, sys, termios, time; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
-    " how = termios.tcgetattr(1); how[3] |= termios.TOSTOP; termios.tcsetattr(1, termios.TCSANOW, how);"
-    " pid = os.fork(); pid or ctypes.CDLL(None).prctl(1, signal.SIGTERM);"  # should the test fail
-    " pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
-    " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
-    " (signal.SIGTERM, signal.SIGTTOU)];"
-    " [time.sleep(0.01) for _ in iter(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)"
-    " is None, False)];"  # a signal that comes right before a call that waits is heeded after it
-    " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
 )  # fmt: skip
 LEAVE = (  # as a shell that sends no hangup to what it has in the background
     sys.executable, "-c",
@@ -96,6 +83,7 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     one.wait()
 
 
+@pytest.mark.nightly
 def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is_printed_again(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -165,35 +153,6 @@ def test_a_new_worker_claims_nothing_while_claims_are_paused_however_soon_it_is_
     assert one.stop() == 0
 
 
-def test_hup_replaces_the_workers_one_by_one_and_each_finishes_its_job_first(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "3").start(ready=3)
-    before = set(one.worker_pids().values())
-    ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(3)]
-    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: len(one.worker_pids()) == 3 and all(map(is_gone, before)), what=one.log)
-    assert min(ready_workers(one.log())[2:]) >= 2  # from when all three were ready
-    for job_id in ids:
-        job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-        assert (job.claim_seq, job.crashes) == (1, 0)
-    assert one.stop() == 0
-
-
-def ready_workers(log: str) -> list[int]:
-    """How many workers were ready, after each that became so and each that left, in order."""
-    counts, count = [], 0
-    for line in log.splitlines():
-        if line.startswith("qml-mp: Worker "):
-            change = (" is ready " in line) - (" stopped " in line)
-            count += change
-            counts += [count] if change else []
-    return counts
-
-
 @pytest.mark.fault(57)
 def test_ctrl_c_reaches_the_supervisor_and_no_worker(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "2")
@@ -248,6 +207,7 @@ def test_a_server_that_was_started_to_ignore_hangups_outlives_its_terminal(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(58)
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_server_whose_terminal_has_gone_without_a_hangup_takes_a_later_one_for_a_reload(
@@ -277,32 +237,3 @@ def test_a_server_whose_terminal_has_gone_without_a_hangup_takes_a_later_one_for
     finally:
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: is_gone(pid), what="its end")
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_server_in_the_background_of_a_terminal_that_wants_no_output_of_it_goes_on(
-    server: MakeServer, storage: Storage
-) -> None:
-    terminal, output = os.openpty()
-    os.set_blocking(terminal, False)
-    one = server("-w", "2")
-    one.output, one.prefix = output, IN_THE_BACKGROUND
-    one.start(ready=None)
-    os.close(output)
-    shown = bytearray()
-
-    def says(text: bytes) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            shown.extend(os.read(terminal, 65536))
-        return text in shown
-
-    wait_until(lambda: says(b"Worker 1 is ready") and says(b"Worker 2 is ready"), what="its lines")
-    wait_until(lambda: len(storage.list_workers()) == 2, what="two workers")
-
-    one.signal(signal.SIGTTOU)
-
-    wait_until(lambda: [worker.number for worker in storage.list_workers()] == [1], what="one worker less")
-    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
-    assert [worker.number for worker in storage.list_workers()] == [1]  # none less by its own lines
-    assert one.stop() == 0
-    os.close(terminal)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from qml_mp.core.job import Job
-from qml_mp.core.state import StateName
-from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT, Server, is_gone, wait_for_state, wait_until
+from tests.processes.harness import ROOT, Server, wait_until
 from tests.processes.side import children
 from tests.storage.flaky_proxy import FlakyProxy
 
@@ -83,22 +79,6 @@ def channels(pid: int) -> set[str]:
             with suppress(FileNotFoundError):  # closed since it was listed
                 links.add(str(fd.readlink()) if int(fd.name) > 2 else "/")
     return {link for link in links if not link.startswith("/")}
-
-
-def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_name_is_told_again(
-    one: Server, names: NameServer, storage: Storage
-) -> None:
-    job_id = storage.enqueue(Job.new("stubborn", timeout=timedelta(seconds=2)))
-    wait_until(one.journal, what=one.log)
-    worker = one.journal()[0].pid
-
-    names.go_silent()
-    wait_until(lambda: is_gone(worker), within_s=8.0, what=one.log)
-    wait_until(lambda: one.log().count("Worker 1 started") == 2, what=one.log)
-
-    names.speak()
-    assert wait_for_state(storage, job_id, StateName.FAILED).failures == 1
-    assert one.stop() == 0, one.log()
 
 
 def test_an_idle_server_stops_and_who_looks_the_name_up_for_it_had_nothing_of_it(

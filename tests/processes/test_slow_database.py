@@ -47,7 +47,7 @@ def make(server: MakeServer, url: str, proxy: FlakyProxy) -> MakeServer:
     return through_proxy
 
 
-@pytest.fixture(params=["slow", "silent"])
+@pytest.fixture(params=["silent", pytest.param("slow", marks=pytest.mark.nightly)])
 def make_worse(request: pytest.FixtureRequest, proxy: FlakyProxy) -> Callable[[], None]:
     """Begins the fault."""
     return proxy.go_silent if request.param == "silent" else lambda: proxy.slow_down(REPLY_S)
@@ -92,6 +92,7 @@ def opening(make: MakeServer, storage: Storage, proxy: FlakyProxy) -> Server:
     return one
 
 
+@pytest.mark.nightly
 def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_database_answers_again(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_server_with_a_job_that_must_be_killed_stops(
         two.clean_up()
 
 
+@pytest.mark.nightly
 def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connection_that_waits(
     make: MakeServer, storage: Storage, make_worse: Callable[[], None]
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connecti
     assert one.wait(within_s=8.0) == 0
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
     assert left_in_registry(storage, one.log()) == []
 
 
+@pytest.mark.nightly
 def test_a_server_whose_database_says_nothing_any_more_while_it_starts_says_so_and_starts_no_worker(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, left_in_registry, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    few,
+    is_gone,
+    left_in_registry,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 from tests.storage_rows import change_server
@@ -44,9 +52,9 @@ def finish(storage: Storage, folder: Path, job_id: str, *, claim_seq: int) -> No
 
 @on_one_machine
 @pytest.mark.fault(74)
-@pytest.mark.parametrize("elsewhere", [(), CONTAINER], ids=["here", "restarted-container"])
+@few("elsewhere", [[]], nightly=[list(CONTAINER)])
 def test_a_job_of_a_server_that_died_in_another_pid_namespace_runs_again(
-    server: MakeServer, storage: Storage, tmp_path: Path, elsewhere: tuple[str, ...]
+    server: MakeServer, storage: Storage, tmp_path: Path, elsewhere: list[str]
 ) -> None:
     need_namespaces()
     dead = contained(server)
@@ -55,7 +63,7 @@ def test_a_job_of_a_server_that_died_in_another_pid_namespace_runs_again(
     kill_container(dead)
 
     one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="1s")
-    one.prefix = elsewhere  # in a container it has the very pids of the dead one
+    one.prefix = tuple(elsewhere)  # in a container it has the very pids of the dead one
     one.start(ready=None)
 
     run_of(one, 2)
@@ -67,6 +75,7 @@ def test_a_job_of_a_server_that_died_in_another_pid_namespace_runs_again(
         assert left_in_registry(storage, one.log()) == []
 
 
+@pytest.mark.nightly
 @on_one_machine
 @pytest.mark.fault(74)
 def test_a_job_of_a_server_of_an_earlier_boot_runs_again_at_whatever_age(
@@ -88,45 +97,7 @@ def test_a_job_of_a_server_of_an_earlier_boot_runs_again_at_whatever_age(
     assert left_in_registry(storage, one.log()) == []
 
 
-@on_one_machine
-@pytest.mark.fault(74)
-@pytest.mark.fault(88)
-def test_a_heartbeat_from_before_the_clock_was_set_back_keeps_no_server_alive(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    need_namespaces()
-    dead = contained(server)
-    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    run_of(dead, 1)
-    kill_container(dead)
-    (row,) = storage.list_servers()
-    in_a_day = row.last_heartbeat + timedelta(days=1)
-    change_server(storage, row.id, last_heartbeat=int(in_a_day.timestamp() * 1e6))
-
-    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="1s").start()
-
-    run_of(one, 2)
-    finish(storage, tmp_path, job_id, claim_seq=2)
-    assert one.stop() == 0
-
-
-@on_one_machine
-@pytest.mark.fault(74)
-def test_a_job_of_an_unseen_server_without_heartbeats_is_judged_by_its_age(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    need_namespaces()
-    dead = contained(server, QML_MP_ENABLE_HEARTBEAT="no")
-    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    run_of(dead, 1)
-    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="5s").start()
-    kill_container(dead)
-
-    run_of(one, 2)
-    finish(storage, tmp_path, job_id, claim_seq=2)
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 @on_one_machine
 @pytest.mark.fault(74)
 @pytest.mark.parametrize("boot", ["this", "another"])

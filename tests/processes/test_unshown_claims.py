@@ -12,6 +12,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
+LIKELIER = "postgres"
 APP = "tests.processes.apps_storage_faults:app"
 QUEUE = "elsewhere"  # which the server does not serve, so that it comes by a job of it in no other way
 
@@ -25,6 +26,7 @@ def claim_for(storage: Storage, worker_id: str, server_id: str, *, registered: b
     return claim
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(77)
 def test_an_idle_worker_is_told_of_a_claim_that_it_does_not_know_and_runs_it(
     server: Callable[..., Server], storage: Storage
@@ -46,6 +48,7 @@ def test_an_idle_worker_is_told_of_a_claim_that_it_does_not_know_and_runs_it(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(77)
 def test_a_claim_of_a_worker_that_is_gone_is_given_back_uncharged(
     server: Callable[..., Server], storage: Storage
