@@ -54,6 +54,15 @@ def exit_code_of_a_copy(how: str) -> int:
 
 
 @app.job()
+def interrupt_a_program(ctx: WorkerContext) -> int:
+    """Start a program and send it SIGINT, and then SIGTERM in case it ignores that; how it ended."""
+    program = subprocess.Popen(["sleep", "600"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        program.send_signal(number)
+    return program.wait()
+
+
+@app.job()
 def escape(ctx: WorkerContext) -> None:
     """Join the supervisor's process group, ignore SIGTERM, and sleep for ever; return at the second run."""
     if ctx.job.claim_seq > 1:

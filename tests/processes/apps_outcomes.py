@@ -14,12 +14,6 @@ from qml_mp import QmlApp, RetryPolicy, StateChange
 app = QmlApp(retry_policy=RetryPolicy.fixed(60, max_attempts=5, jitter=0))
 
 
-@app.job(retry=RetryPolicy.fixed(60, never_retry=("JobTimeout",)))
-def eat_memory_unless_time_runs_out(mib: int) -> int:
-    """Fill so much memory and hold it."""
-    return _hold(mib)
-
-
 @app.job(retry=RetryPolicy.fixed(60, never_retry=("OutOfMemory",)))
 def eat_memory_once(mib: int) -> int:
     """Fill so much memory and hold it."""

@@ -26,7 +26,7 @@ def tick(ctx: WorkerContext) -> None:
     note(ctx, "tick")
 
 
-@app.job(retry=RetryPolicy.fixed(timedelta(seconds=8), jitter=0.0, max_attempts=2))
+@app.job(retry=RetryPolicy.fixed(timedelta(seconds=4), jitter=0.0, max_attempts=2))
 def flaky(ctx: WorkerContext) -> None:
     """Fail at the first attempt."""
     note(ctx, f"attempt {ctx.attempt}")

@@ -27,6 +27,7 @@ from tests.processes.journal import JOURNAL, read_journal
 def test_firings_and_retries_go_on_when_the_clock_is_set_back(
     url: str, storage: Storage, tmp_path: Path, steps_s: tuple[float, ...]
 ) -> None:
+    # Some 8 s: firings, which come each second, and a retry that waits for four.
     offset, journal = tmp_path / "offset", tmp_path / "journal"
     set_clock(offset, 0.0)
 

@@ -22,7 +22,6 @@ from tests.processes.harness import (
     is_gone,
     is_stopped,
     result_of,
-    state_of,
     wait_for_state,
     wait_until,
 )
@@ -31,9 +30,6 @@ from tests.processes.test_crashes import guardian_of
 
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
-FAULTS = "tests.processes.apps_faults:app"
-WITHOUT_KILL = ("setpriv", "--bounding-set", "-kill", "--")
-"""Root, without the right to signal processes of others."""
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5", "QML_MP_ORPHAN_GRACE": "0.5"}
 IN_A_GROUP_OF_ITS_OWN = (
     sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])",
@@ -153,26 +149,3 @@ def test_a_worker_is_put_back_into_its_own_group_after_a_job_that_left_it(
 
     assert result_of(storage, "group") == [worker, worker]
     assert one.stop() == 0
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
-def test_a_worker_that_may_not_be_signalled_ends_neither_its_server_nor_is_it_waited_for(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "2", app=FAULTS, QML_MP_SHUTDOWN_TIMEOUT="1", **QUICK)
-    one.prefix = WITHOUT_KILL
-    one.start(ready=2)
-    job_id = storage.enqueue(Job.new("become_another_user", timeout=timedelta(seconds=2)))
-    wait_until(lambda: one.log().count("may not be signalled"), what="the try to end it")
-
-    result_of(storage, "quick")
-    (line,) = [each for each in one.journal() if each.job_id == job_id]
-    code = one.stop()
-
-    assert code == 0, one.log()
-    assert one.log().count("may not be signalled") == 1
-    assert f"(pid {line.pid}) cannot be killed and is left" in one.log()
-    assert not is_gone(line.pid)
-    assert state_of(storage, job_id) is StateName.PROCESSING  # nobody else may run it
-    os.kill(line.pid, signal.SIGKILL)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -19,8 +18,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
-from tests.processes.test_crashes import guardian_of
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 LIKELIER = "postgres"
 APP = "tests.processes.apps_storage_faults:app"
@@ -80,6 +78,7 @@ def in_a_job(server: MakeServer, storage: Storage, folder: Path) -> tuple[Server
 def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
+    # Some 7 s: a cleanup is tried again ever more rarely.
     one, job_id = in_a_job(server, storage, tmp_path / "one")
 
     with refusing(url, "DELETE", "OLD.method = 'plain'"):
@@ -97,6 +96,7 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     assert two.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(75)
 def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
     server: MakeServer, storage: Storage, url: str
@@ -133,29 +133,3 @@ def test_a_template_whose_job_is_refused_keeps_no_other_from_its_time_and_is_tol
     assert one.log().count(told) == 1, one.log()
     assert refusals(one, "recurring") == 0, one.log()
     assert one.stop() == 0
-
-
-@pytest.mark.nightly
-@pytest.mark.fault(75)
-def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_server_from_starting(
-    server: MakeServer, storage: Storage, url: str, tmp_path: Path
-) -> None:
-    one, job_id = in_a_job(server, storage, tmp_path / "one")
-    (begun,) = one.journal()
-    guardian = wait_until(lambda: guardian_of(one.pid))
-    one.signal(signal.SIGKILL)
-    one.wait()
-    with suppress(ProcessLookupError):
-        os.kill(begun.pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(begun.pid) and is_gone(guardian))  # the next start waits 2 s for them
-
-    with refusing(url, "UPDATE", f"OLD.id = '{job_id}' AND OLD.state = 'processing'"):
-        two = server("-w", "1", app=APP).start()
-        wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
-        assert REFUSAL in two.log()
-
-    (tmp_path / "one" / "gate").touch()
-    wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    assert "Cannot give back what earlier runs left" in two.log()
-    assert "Traceback" not in two.log()
-    assert two.stop() == 0

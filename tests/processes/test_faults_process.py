@@ -326,25 +326,6 @@ def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(
     assert is_gone(before[1])
 
 
-@pytest.mark.nightly
-@pytest.mark.fault(69)
-def test_a_burst_whose_supervisor_may_not_fork_ends(limited: tuple[Server, Storage]) -> None:
-    one, storage = limited
-    one.flags = ("-w", "2", "--burst")
-    busy = enqueue(storage, "heed")
-    one.start(ready=2)
-    begun = wait_until(one.journal, what="the job")
-    limit_processes(one, "0")
-    [idle] = {*one.worker_pids().values()} - {line.pid for line in begun}
-
-    os.kill(idle, signal.SIGKILL)
-
-    wait_until(lambda: NO_ROOM in one.log(), what=one.log)
-    storage.request_cancel(busy, reason="a test", retention=BY_DEFAULT)
-    assert one.wait() == 0, one.log()
-    assert storage.claims() == []
-
-
 def limit_processes(one: Server, most: str) -> None:
     """Set how many processes the supervisor's user may have, as that user; "hard": as many as ever."""
     code = (

@@ -75,10 +75,6 @@ def busy(one: Server, storage: Storage, gate: Path) -> tuple[Server, str, str]:
     return one, running_id, enqueue(storage, "plain")
 
 
-def has_ended(one: Server) -> bool:
-    return any(line.what == "end" for line in one.journal())
-
-
 def starts(one: Server) -> list[str]:
     return [line.job_id for line in one.journal() if line.what == "start"]
 
@@ -129,28 +125,6 @@ def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_me
     assert said in one.log()
     for job_id in (running_id, next_id):
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
-    assert starts(one) == [running_id, next_id]
-    assert one.stop() == 0
-    assert check(path) == "ok"
-
-
-@pytest.mark.fault(45)
-@pytest.mark.parametrize("bad_disk", ["failing"], indirect=True)
-def test_what_a_disk_refused_after_its_commit_is_told_when_it_is_mended_and_no_job_runs_twice(
-    server: MakeServer, storage: Storage, bad_disk: BadDisk, path: Path, gate: Path
-) -> None:
-    one, running_id, next_id = busy(server("-v", "-w", "1", app=APP, **bad_disk.environment), storage, gate)
-
-    with bad_disk.failing(one.worker_pids()[1]):
-        gate.touch()
-        wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
-        meanwhile = starts(one)
-
-    assert meanwhile == [running_id]
-    assert "the disk reported an error" in one.log()
-    for job_id in (running_id, next_id):
-        job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-        assert (job.crashes, job.failures) == (0, 0)
     assert starts(one) == [running_id, next_id]
     assert one.stop() == 0
     assert check(path) == "ok"

@@ -1,4 +1,5 @@
-"""Tests: a worker that holds several claims: nobody waits for what has not begun, and nothing runs again."""
+"""Tests: a worker that holds several claims, or of whose claims storage knows something else: none of
+them is lost, and none runs again."""
 
 from __future__ import annotations
 
@@ -11,16 +12,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Claim, Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, few, state_of, wait_until
+from qml_mp.storage.values import Fetch
+from tests.processes.harness import Server, enqueue, few, result_of, state_of, wait_for_state, wait_until
 from tests.processes.leaving import leaving_patiently
-from tests.storage_rows import hold_writes, pause_writes
+from tests.storage_rows import hold_writes, pause_writes, run_raw
 
 LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
-LONG_S = 120.0
 HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
 
 
@@ -37,90 +38,9 @@ def starts(one: Server) -> Counter[str]:
     return Counter(line.job_id for line in one.journal() if line.what == "start")
 
 
-def states(storage: Storage, ids: list[str]) -> set[StateName]:
-    return {state_of(storage, job_id) for job_id in ids}
-
-
-def is_the_only_claim(storage: Storage, job_id: str) -> bool:
-    """Whether this job is claimed, and no other."""
-    is_one = storage.job_counts()[StateName.PROCESSING] == 1
-    return is_one and state_of(storage, job_id) is StateName.PROCESSING
-
-
 def have_succeeded(storage: Storage, ids: list[str]) -> bool:
     """All of them. From the end, where the first that has not is soon found."""
     return all(state_of(storage, job_id) is StateName.SUCCEEDED for job_id in reversed(ids))
-
-
-@few("method", ["nap_with_the_lock"], nightly=["nap"])
-def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_before_nor_what_comes_behind(
-    server: MakeServer, storage: Storage, method: str
-) -> None:
-    ids = enqueue_naps(storage, method, *([0.0] * 27), LONG_S, *([0.0] * 27))
-    before, long_id, behind = ids[:27], ids[27], ids[28:]
-    one = server("-w", "1").start()
-
-    # What has ended is written, and all claims but the one in hand are given back.
-    wait_until(lambda: have_succeeded(storage, before), what=one.log)
-    wait_until(lambda: is_the_only_claim(storage, long_id), what=one.log)
-    begun = starts(one)  # also some of the others, or all, when the long one was given back before it began
-    assert states(storage, [each for each in behind if each not in begun]) <= {StateName.ENQUEUED}
-
-    one.signal(signal.SIGTTIN)  # another worker
-
-    wait_until(lambda: have_succeeded(storage, behind), what=one.log)
-    wait_until(lambda: starts(one).keys() == {*ids}, what=one.log)  # the long one may begin now
-    assert state_of(storage, long_id) is StateName.PROCESSING
-    assert starts(one) == Counter(ids)
-    one.signal(signal.SIGQUIT)
-    assert one.wait() == 6
-    assert state_of(storage, long_id) is StateName.ENQUEUED
-    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
-
-
-@few("method", ["nap_with_the_lock"], nightly=["nap"])
-def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
-    server: MakeServer, storage: Storage, method: str
-) -> None:
-    ids = enqueue_naps(storage, method, *([0.03] * 8), LONG_S, *([0.03] * 4))
-    before, long_id, behind = ids[:8], ids[8], ids[9:]
-    one = server("-w", "1").start()
-
-    wait_until(lambda: state_of(storage, long_id) is StateName.PROCESSING, what=one.log)
-    wait_until(lambda: have_succeeded(storage, before), what=one.log)
-    wait_until(lambda: is_the_only_claim(storage, long_id), what=one.log)
-    one.signal(signal.SIGTTIN)  # another worker
-
-    wait_until(lambda: have_succeeded(storage, behind), what=one.log)
-    wait_until(lambda: starts(one).keys() == {*ids}, what=one.log)  # the long one may begin now
-    assert state_of(storage, long_id) is StateName.PROCESSING
-    assert starts(one) == Counter(ids)
-    one.signal(signal.SIGQUIT)
-    assert one.wait() == 6
-    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("number", "message"), [(signal.SIGTERM, "told to leave"), (signal.SIGUSR2, "claims are paused")]
-)
-def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
-    server: MakeServer, storage: Storage, number: int, message: str
-) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.0] * 300), *([0.02] * 100))
-    one = server("-w", "2", QML_MP_FETCH_BATCH_SIZE="100").start()
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] > 20, what=one.log)
-
-    one.signal(number)
-
-    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 0, what=f"{message}: {one.log()}")
-    if number == signal.SIGUSR2:
-        one.signal(signal.SIGTERM)
-    assert one.wait() == 0
-    counts = storage.job_counts()
-    assert counts[StateName.SUCCEEDED] + counts[StateName.ENQUEUED] == len(ids)
-    done = {job_id for job_id in ids if state_of(storage, job_id) is StateName.SUCCEEDED}
-    assert starts(one) == Counter(done)
 
 
 @pytest.fixture
@@ -196,3 +116,78 @@ def test_a_supervisor_killed_while_it_gives_claims_back_loses_none(
     again = starts(one) - Counter(ids)
     assert set(again) <= set(begun)
     assert one.stop() == 0
+
+
+APP = "tests.processes.apps_storage_faults:app"
+QUEUE = "elsewhere"  # which the server does not serve, so that it comes by a job of it in no other way
+
+
+def claim_for(storage: Storage, worker_id: str, server_id: str, *, registered: bool) -> Claim:
+    """A claim in the name of a worker, behind its back."""
+    storage.enqueue(Job.new("plain", queue=QUEUE))
+    fetch = Fetch(worker_id=worker_id, server_id=server_id, queues=(QUEUE,), registered=registered)
+    claim = storage.fetch_and_lock_job(fetch)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(77)
+def test_an_idle_worker_is_told_of_a_claim_that_it_does_not_know_and_runs_it(
+    server: Callable[..., Server], storage: Storage
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    (worker,) = storage.list_workers()
+
+    claim = claim_for(storage, worker.id, worker.server_id, registered=True)
+
+    job = wait_for_state(storage, claim.job.id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.crashes) == (1, 0)
+    # The worker is told first, and may be through with the job before its supervisor goes on.
+    wait_until(lambda: f"does not show its claim of job {claim.job.id}" in one.log(), what=one.log)
+    assert f"Found the claim of job {claim.job.id}" in one.log()
+    assert [info.id for info in storage.list_workers()] == [worker.id]
+    # It goes on under its new epoch.
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(77)
+def test_a_claim_of_a_worker_that_is_gone_is_given_back_uncharged(
+    server: Callable[..., Server], storage: Storage
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    (worker,) = storage.list_workers()
+
+    claim = claim_for(storage, f"{worker.server_id}:worker:9.9", worker.server_id, registered=False)
+
+    job = wait_for_state(storage, claim.job.id, StateName.ENQUEUED)
+    assert (job.claim_seq, job.crashes, job.failures) == (1, 0, 0)
+    wait_until(lambda: "which is gone, is enqueued" in one.log(), what=one.log)
+    assert one.stop() == 0
+
+
+OFTEN = {"QML_MP_POLLING_INTERVAL": "10ms"}  # a worker looks after itself every so many of these
+
+
+@few("lose", ["DELETE FROM [workers]"], nightly=["UPDATE [workers] SET epoch = epoch - 1"])
+def test_a_worker_that_storage_has_forgotten_is_registered_again_and_claims(
+    server: Callable[..., Server], storage: Storage, lose: str
+) -> None:
+    one = server("-w", "1", app=APP, **OFTEN).start()
+    workers = one.worker_pids()
+    assert result_of(storage, "plain") == "plain"
+
+    run_raw(storage, lose.replace("[workers]", table(storage, "workers")))
+
+    assert result_of(storage, "plain") == "plain"
+    wait_until(lambda: "Storage has lost the row or the newest epoch" in one.log(), what=one.log)
+    assert one.worker_pids() == workers
+    assert one.stop() == 0
+
+
+def table(storage: Storage, name: str) -> str:
+    """As `run_raw` has it."""
+    return f"qml_{name}" if storage.url.startswith("sqlite:") else f"{{s}}{name}"

@@ -20,6 +20,28 @@ from tests.processes.apps_faults import HOME
 from tests.processes.harness import Server, enqueue, few, is_gone, result_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
+DRAWING = """
+import random
+import numpy.random
+from qml_mp import QmlApp
+app = QmlApp()
+@app.job()
+def draw() -> list[float]:
+    return [random.random(), float(numpy.random.random())]
+"""
+WITH_A_LOOP = """
+import asyncio
+from qml_mp import QmlApp
+app = QmlApp()
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+@app.job()
+def plain() -> bool:
+    return asyncio.get_event_loop() is loop
+@app.job()
+async def in_a_loop_of_its_own() -> bool:
+    return asyncio.get_running_loop() is not loop
+"""
 CONTEXTS = "tests.processes.apps_contexts:app"
 FAULTS = "tests.processes.apps_faults:app"
 LEFTOVERS = "tests.processes.apps_leftovers:app"
@@ -120,6 +142,7 @@ def test_a_job_may_use_a_pool_of_processes_which_are_not_its_worker(
 def test_a_transaction_that_a_job_leaves_open_is_its_own_and_holds_up_nobody_for_long(
     server: MakeServer, storage: Storage
 ) -> None:
+    # Some 5 s on SQLite: so long is its lock waited for.
     one = server("-w", "1", app=FAULTS, QML_MP_MAX_CRASHES="1").start()
 
     job_id = enqueue(storage, "leave_a_transaction")
@@ -148,12 +171,41 @@ def test_native_libraries_get_the_workers_share_of_the_cores_unless_the_user_say
 
 
 @pytest.mark.fault(64)
-def test_preloaded_workers_draw_different_random_numbers(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "2", "--preload", "--max-jobs", "1", app=FAULTS).start(ready=2)
+def test_preloaded_workers_draw_different_random_numbers_of_python_and_of_numpy(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "drawing_app.py").write_text(DRAWING)
+    flags = ("-w", "2", "--preload", "--max-jobs", "1")
+    one = server(*flags, app="drawing_app:app", PYTHONPATH=str(tmp_path), OPENBLAS_NUM_THREADS="1")
+    one.start(ready=2)
 
-    drawn = [result_of(storage, "give_random") for _ in range(8)]
+    drawn = [result_of(storage, "draw") for _ in range(8)]
 
-    assert len(set(drawn)) == 8
+    assert len({number for numbers in drawn if isinstance(numbers, list) for number in numbers}) == 16
+    assert one.stop() == 0
+
+
+def test_plain_jobs_find_the_event_loop_of_the_app_after_a_job_with_a_loop_of_its_own(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "looping_app.py").write_text(WITH_A_LOOP)
+    one = server("-w", "1", app="looping_app:app", PYTHONPATH=str(tmp_path)).start()
+
+    methods = ("plain", "in_a_loop_of_its_own", "plain")
+    assert [result_of(storage, method) for method in methods] == [True] * 3
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(57)
+def test_a_program_that_a_job_starts_is_ended_by_sigint_which_its_worker_ignores(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    (worker,) = one.worker_pids().values()
+    os.kill(worker, signal.SIGINT)
+
+    assert result_of(storage, "interrupt_a_program") == -signal.SIGINT
+    assert result_of(storage, "quick") == worker
     assert one.stop() == 0
 
 

@@ -100,19 +100,14 @@ def test_a_worker_above_the_hard_limit_whose_job_has_ended_writes_what_came_of_i
     assert one.stop() == 0
 
 
-@few(
-    "method, ends_as",
-    [("eat_memory_once", StateName.FAILED)],  # never_retry=("OutOfMemory",)
-    nightly=[("eat_memory_unless_time_runs_out", StateName.AWAITING_RETRY)],  # never_retry=("JobTimeout",)
-)
 def test_whether_a_job_above_the_hard_limit_runs_again_is_asked_of_its_policy_as_out_of_memory(
-    server: MakeServer, storage: Storage, method: str, ends_as: StateName
+    server: MakeServer, storage: Storage
 ) -> None:
     one = server("-w", "1", "--max-memory-hard", "150MiB", app=MEMORY_APP).start()
 
-    job_id = enqueue(storage, method, mib=300)
+    job_id = enqueue(storage, "eat_memory_once", mib=300)  # never_retry=("OutOfMemory",)
 
-    job = wait_for_state(storage, job_id, ends_as)
+    job = wait_for_state(storage, job_id, StateName.FAILED)
     assert job.error is not None
     assert (job.error.type, job.failures, job.crashes) == ("OutOfMemory", 1, 0)
     assert one.stop() == 0

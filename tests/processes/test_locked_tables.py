@@ -58,7 +58,8 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
 def test_no_finished_job_fails_or_runs_again_for_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
 ) -> None:
-    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.5}, max_crashes=1) for _ in range(12))
+    # Some 15 s: three waits for a lock have to end first, and each is as long as a worker is patient.
+    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.2}, max_crashes=1) for _ in range(12))
     one = server("-v", "-w", "1").start()
     wait_until(lambda: len(runs(one)) >= 4, what=one.log)
 

@@ -34,7 +34,6 @@ REFUSE_SUCCESS_POSTGRES = (
     "EXECUTE FUNCTION {s}no()",
 )
 MakeServer = Callable[..., Server]
-only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 
 def starts(one: Server) -> list[str]:
@@ -62,6 +61,7 @@ def cluster() -> Iterator[str]:
 def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_run(
     cluster: str, tmp_path: Path
 ) -> None:
+    # Some 10 s: a PostgreSQL of its own, of which a process is stopped.
     place = urlsplit(cluster)
     with (
         FlakyProxy(str(place.hostname), place.port or 5432) as proxy,
@@ -129,35 +129,6 @@ def role(postgres_url: str, storage: Storage) -> Iterator[tuple[str, Callable[[s
         yield name, run
         run("DROP OWNED BY {role}")
         run("DROP ROLE {role}")
-
-
-@pytest.mark.nightly
-@only_postgres
-@pytest.mark.fault(81)
-def test_a_right_that_is_gone_for_a_while_neither_undoes_what_has_ended_nor_ends_a_worker(
-    server: MakeServer, storage: Storage, role: tuple[str, Callable[[str], None]], tmp_path: Path
-) -> None:
-    name, run = role
-    gate = tmp_path / "gate"
-    one = server("-v", "-w", "2", app=APP)
-    place = urlsplit(one.url)
-    one.url = place._replace(netloc=f"{name}@{place.hostname}:{place.port}").geturl()
-    one.start(ready=2)
-    ids = [enqueue(storage, "gated", gate=str(gate)) for _ in range(2)]
-    wait_until(lambda: len(starts(one)) == 2, what=one.log)
-    ids += [enqueue(storage, "plain") for _ in range(20)]
-
-    run("REVOKE UPDATE ON {s}.workers FROM {role}")
-    gate.touch()
-    for job_id in ids[:2]:
-        wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    wait_until(lambda: one.log().count("Cannot claim a job") >= 6, what=one.log)
-    ended = [state_of(storage, job_id) for job_id in ids[:2]]
-    run("GRANT UPDATE ON {s}.workers TO {role}")
-
-    assert ended == [StateName.SUCCEEDED, StateName.SUCCEEDED]
-    assert_one_run_each(one, storage, ids)
-    assert one.stop() == 0
 
 
 @pytest.mark.fault(81)

@@ -1,4 +1,4 @@
-"""Tests: the process beside a server that serves its metrics and its health, and what its ends do."""
+"""Tests: the processes beside a server that serve its page, its metrics and its health."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.cgroup import no_strikes
-from tests.processes.harness import Server, enqueue, few, is_gone, is_stopped, wait_until
+from tests.processes.harness import (
+    PATIENCE_S,
+    ROOT,
+    Server,
+    enqueue,
+    few,
+    is_gone,
+    is_stopped,
+    result_of,
+    wait_until,
+)
 from tests.processes.side import children, get, scrape, served_at, side_pid
+from tests.storage.flaky_proxy import FlakyProxy
+from tests.web.serving import token_of
 
 
 @pytest.fixture
@@ -112,6 +125,7 @@ def test_a_port_in_use_is_told_once_and_keeps_no_job_from_running(
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_supervisor_that_hangs_does_not_live(served: Callable[..., Server]) -> None:
+    # Some 10 s: so long may a supervisor not turn before it counts as hanging.
     one = served()
     url = served_at(one)
     wait_until(lambda: get(f"{url}/readyz")[0] == 200)
@@ -171,3 +185,113 @@ def test_a_file_that_is_gone_is_no_storage_that_answers(
     assert "the storage does not answer" in get(f"{url}/readyz")[1].splitlines()
     wait_until(lambda: "Metrics cannot look at storage: The SQLite file" in one.log(), what=one.log)
     assert "qml-mp migrate" not in one.log()
+
+
+BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before the server."""
+    with FlakyProxy.before(postgres_url) as running:
+        yield running
+
+
+def test_page_and_metrics_stand_side_by_side(server: Callable[..., Server]) -> None:
+    one = server("-w", "1", *BOTH).start()
+
+    page, metrics = served_at(one, "page"), served_at(one)
+
+    status, text = get(f"{page}/")
+    assert (status, "<!doctype html>" in text) == (200, True)
+    assert scrape(metrics)["qml_mp_workers_wanted"] == 1
+    pids = [side_pid(one, kind) or 0 for kind in ("page", "metrics")]
+    assert all(pids)
+    assert one.stop() == 0
+    assert all(map(is_gone, pids))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_page_is_shown_under_the_names_that_the_start_allows(server: Callable[..., Server]) -> None:
+    names = ("jobs.example", "shop.example")
+    flags = [flag for name in names for flag in ("--allow-host", name)]
+    one = server("-w", "1", "--web", "127.0.0.1:0", *flags).start()
+    page = served_at(one, "page")
+
+    answers = {
+        name: httpx.get(page, headers={"Host": name}, trust_env=False, timeout=PATIENCE_S)
+        for name in (*names, "evil.example")
+    }
+
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 421]
+    assert "`qml-mp start` by --allow-host evil.example" in answers["evil.example"].text
+
+
+_SECRETIVE = """
+import os
+from qml_mp import QmlApp
+os.environ.pop('QML_MP_WEB_TOKEN', None)
+def token():
+    return os.environ.get('QML_MP_WEB_TOKEN')
+app = QmlApp()
+app.job()(token)
+"""
+_SECRET = "a-long-secret-token"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@few("flags", [[]], nightly=[["--preload"]])
+def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hides_from_its_jobs(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path, flags: list[str]
+) -> None:
+    (tmp_path / "secretive.py").write_text(_SECRETIVE)
+    path = f"{tmp_path}:{ROOT}"
+    one = server(
+        "-w", "1", "--web", "127.0.0.1:0", *flags, app="secretive:app",
+        PYTHONPATH=path, QML_MP_WEB_TOKEN=_SECRET,
+    ).start()  # fmt: skip
+
+    with httpx.Client(base_url=served_at(one, "page"), trust_env=False, timeout=PATIENCE_S) as visitor:
+        answer, form = visitor.get("/"), visitor.get("/sign-in")
+        let_in = visitor.post("/sign-in", data={"page_token": token_of(form.text), "secret": _SECRET})
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2F")
+    assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+    assert result_of(storage, "token") is None
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_scrape_while_storage_is_down_is_answered_and_says_so(
+    server: Callable[..., Server], proxy: FlakyProxy, url: str
+) -> None:
+    one = server("-w", "1", "--metrics", "127.0.0.1:0")
+    one.url = proxy.through(url)
+    one.start()
+    metrics = served_at(one)
+    wait_until(lambda: get(f"{metrics}/readyz")[0] == 200)
+
+    proxy.close()
+
+    wait_until(lambda: scrape(metrics)["qml_mp_storage_up"] == 0)
+    status, reasons = get(f"{metrics}/readyz")
+    assert status == 503
+    assert "the storage does not answer" in reasons.splitlines()
+    assert get(f"{metrics}/livez") == (200, "ok\n")
+    assert wait_until(lambda: scrape(metrics)["qml_mp_storage_errors_total process=supervisor"])
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_missing_extra_is_one_sentence_at_the_start(server: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'prometheus_client' else found(name, *more)\n"
+    )
+    one = server("-w", "1", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    one.fresh = True
+    one.start(ready=None)
+
+    assert one.wait() == 2
+    assert "metrics needs the extra `metrics`: pip install 'qml-mp[metrics]'" in one.log()
+    assert "Traceback" not in one.log()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,10 +11,8 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, few, is_gone, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, wait_for_state, wait_until
 from tests.processes.pid_namespace import nameless, need_namespaces
-from tests.processes.side import title
-from tests.soak.ground import descendants
 
 LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
@@ -85,23 +82,3 @@ def test_the_jobs_of_one_that_died_run_again_after_its_silence(
 
     (tmp_path / "gate").touch()
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_the_guardian_of_a_killed_one_sees_that_its_workers_have_ended(
-    server: MakeServer, storage: Storage, hiding: str
-) -> None:
-    one = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="10m")
-    one.prefix = nameless(hiding, outlive=True)
-    one.start(ready=None)
-    wait_until(storage.list_workers, what=f"its worker; {one.log()}")
-    guardian = wait_until(
-        lambda: next((each for each in descendants(one.pid)[2:] if "guardian" in title(each)), None),
-        what="its guardian",
-    )
-    _, supervisor, *below = descendants(one.pid)
-
-    os.kill(supervisor, signal.SIGKILL)
-
-    wait_until(lambda: is_gone(guardian), what="the end of the guardian, long before the grace is over")
-    assert all(map(is_gone, below))

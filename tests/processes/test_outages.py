@@ -65,6 +65,7 @@ def test_a_server_without_storage_waits_and_does_not_spin(
 def test_after_an_outage_a_server_hears_of_commits_although_no_connection_was_cut(
     server: Callable[..., Server], storage: Storage, proxy: FlakyProxy, through_proxy: str
 ) -> None:
+    # Some 8 s: a silent connection is given up after seconds.
     often = {"QML_MP_HEARTBEAT_INTERVAL": "0.5s"}
     never = {"QML_MP_POLLING_INTERVAL": "1h", "QML_MP_SCHEDULER_POLL_INTERVAL": "1h"}
     one = server("-w", "1", app=APP, **often, **never)

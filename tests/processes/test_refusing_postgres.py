@@ -175,21 +175,3 @@ def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_
     job_id = enqueue(storage, "plain")
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert one.stop() == 0
-
-
-@pytest.mark.nightly
-def test_a_job_that_enqueues_does_not_make_a_schema_that_is_gone(
-    server: Callable[..., Server], storage: Storage, postgres_url: str, tmp_path: Path
-) -> None:
-    one = server("-v", "-w", "1", app=APP).start()
-    job_id = enqueue(storage, "enqueue_behind", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log)
-
-    with without_schema(storage, postgres_url):
-        (tmp_path / "gate").touch()
-        wait_until(lambda: "end" in {line.what for line in one.journal()}, what=one.log)
-
-    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    assert job.failures == 1
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 2, what=one.log)
-    assert one.stop() == 0

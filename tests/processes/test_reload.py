@@ -1,4 +1,5 @@
-"""Tests: SIGHUP, and workers that are used up: the new one is ready before the old one is told to leave."""
+"""Tests: new code and new workers in the place of old ones: SIGHUP, `--reload`, workers that are used up, and
+what the newest release declares. The new worker is ready before the old one is told to leave."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, few, is_gone, result_of, wait_for_state, wait_until
-from tests.processes.ready_workers import counts_since_all_were
+from tests.processes.ready_workers import counts_since_all_were, most_processes
+from tests.processes.test_acts import ANNA
+from tests.storage_rows import hooks_of
 
 MakeServer = Callable[..., Server]
 MakeLiving = Callable[..., Server]
@@ -79,11 +83,6 @@ def trouble_in(storage: Storage) -> str | None:
     """What keeps the only server from its work, as `status` shows it."""
     (info,) = storage.list_servers()
     return info.trouble
-
-
-def has_refused(storage: Storage) -> bool:
-    (info,) = storage.list_servers()
-    return info.answers.reload is not None and info.answers.reload.state is ReloadState.REFUSED
 
 
 def has_ended(storage: Storage) -> bool:
@@ -403,71 +402,6 @@ def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     assert one.stop() == 0
 
 
-@pytest.mark.nightly
-def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
-    living: MakeLiving, env_file: Path, storage: Storage
-) -> None:
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    env_file.write_text("QML_MP_QUEUES=no good\n")
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: has_refused(storage), what=one.log)
-    assert "The queue name 'no good' is not usable" in (answer_in(storage).why or "")
-    assert one.worker_pids() == before
-    env_file.write_text("QML_MP_QUEUES=default,good\n")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: answer_in(storage).state is ReloadState.DONE, what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "good")
-    assert result_of(storage, "queues") == "default,good"
-    assert trouble_in(storage) is None
-    assert one.stop() == 0
-
-
-@pytest.mark.nightly
-def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_told(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    every_second = "@app.recurring('* * * * * *')\ndef digest(): ...\n"
-    deploy(HEAD + VERSION.format(1) + every_second)
-    one = living("-w", "1", "--no-prune").start()
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log)
-    deploy(HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "qml-mp recurring remove digest" in one.log(), what=one.log)
-    wait_until(lambda: "left as told" in one.log(), what=one.log)
-    assert storage.job_counts()[StateName.FAILED] == 0
-    assert one.log().count("Recurring template digest is due and not fired") == 1
-    deploy(HEAD + VERSION.format(3) + every_second)
-    succeeded = storage.job_counts()[StateName.SUCCEEDED]
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= succeeded + 2, what=one.log)
-    assert one.stop() == 0
-
-
-@pytest.mark.nightly
-def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobody(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    deploy(HEAD + VERSION.format(1) + NAP)
-    one = living("-w", "1")
-    one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "10s"}
-    one.start()
-    before = one.worker_pids()
-    deploy(HEAD + "time.sleep(600)\n")  # longer than boot_timeout
-
-    one.signal(signal.SIGHUP)
-
-    assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
-    wait_until(lambda: "was not imported within 10s (boot_timeout)" in one.log(), what=one.log)
-    wait_until(lambda: "was not imported within 10s" in (trouble_in(storage) or ""))
-    assert one.worker_pids() == before
-    assert one.stop() == 0
-
-
 def test_code_that_ends_whoever_imports_it_replaces_nobody(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -490,6 +424,7 @@ def test_code_that_ends_whoever_imports_it_replaces_nobody(
 def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement(
     server: MakeServer, storage: Storage, unread: Path, workers: int
 ) -> None:
+    # Some 8 s: a worker that is told to leave has some seconds for it.
     one = server("-w", str(workers), app="tests.processes.apps_leftovers:app", PYTHONUNBUFFERED="")
     one.prefix = ("sh", "-c", 'exec "$@" >"$0"', str(unread))
     one.start(ready=workers)
@@ -522,3 +457,221 @@ def test_a_server_of_code_that_forks_at_its_import_and_lets_the_copy_go_on_does_
     assert one.wait() == 3
     assert "was imported twice at a time" in one.log()
     assert "Traceback" not in one.log()
+
+
+CODE = """import os, time
+from qml_mp import QmlApp
+app = QmlApp()
+
+@app.job()
+def version():
+    return {}
+
+@app.job()
+def gated(begun, gate):
+    open(begun, 'w').close()
+    while not os.path.exists(gate):
+        time.sleep(0.01)  # looks again
+    return os.getpid()
+"""
+
+
+class Scene:
+    """A server whose first worker is in a job that ends when the gate is opened; the others are idle."""
+
+    def __init__(self, server: MakeServer, storage: Storage, folder: Path) -> None:
+        self._storage = storage
+        self._code = folder / "living_app.py"
+        self.deploy(1)
+        path = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.one = server("-w", "1", app="living_app:app", **path).start()
+        self._gate = folder / "gate"
+        begun = folder / "begun"
+        self.long_id = enqueue(storage, "gated", begun=str(begun), gate=str(self._gate))
+        wait_until(begun.exists, what=self.one.log)
+        self.busy = self.one.worker_pids()[1]
+        for workers in (2, 3):
+            self.one.signal(signal.SIGTTIN)
+            self.ready(workers)
+        wait_until(lambda: len(self.one.worker_pids()) == 3, what=self.one.log)  # registers once it is ready
+        self.idle = [pid for number, pid in self.one.worker_pids().items() if number > 1]
+
+    def deploy(self, version: int | None) -> None:
+        """The code of that version; None: such as does not import."""
+        fresh = self._code.with_suffix(".new")
+        fresh.write_text("import no_such_library\n" if version is None else CODE.format(version))
+        fresh.replace(self._code)
+
+    def ready(self, count: int) -> None:
+        """Wait until so many have become ready since the start."""
+        wait_until(lambda: self.one.log().count("is ready (pid") >= count, what=self.one.log)
+
+    def replace(self, number: int) -> ActRequest:
+        """Ask for the replacement of the worker of that number."""
+        (worker,) = (each for each in self._storage.list_workers() if each.number == number)
+        request = ActRequest(kind=ActKind.REPLACE, server_id=worker.server_id, worker_id=worker.id, by=ANNA)
+        self._storage.ask(request)
+        return request
+
+    def reload(self, version: int) -> None:
+        self.deploy(version)
+        self.one.signal(signal.SIGHUP)
+
+    def versions(self) -> set[object]:
+        """Which code answers, while the long job goes on."""
+        found = {result_of(self._storage, "version") for _ in range(6)}
+        assert not is_gone(self.busy)
+        return found
+
+    def end(self) -> None:
+        """Open the gate: the long job has run once, and its worker leaves after it."""
+        self._gate.touch()
+        job = wait_for_state(self._storage, self.long_id, StateName.SUCCEEDED)
+        assert (job.result, job.claim_seq) == (self.busy, 1)
+        wait_until(lambda: is_gone(self.busy), what=self.one.log)
+        wait_until(lambda: sorted(self.one.worker_pids()) == [1, 2, 3], what=self.one.log)
+        assert most_processes(self.one.log()) == 4, self.one.log()
+        assert min(counts_since_all_were(self.one.log(), 3)) >= 3, self.one.log()
+        assert self.one.stop() == 0
+
+
+@pytest.fixture
+def scene(server: MakeServer, storage: Storage, tmp_path: Path) -> Scene:
+    return Scene(server, storage, tmp_path)
+
+
+def test_a_long_job_keeps_no_idle_worker_from_new_code(scene: Scene) -> None:
+    scene.reload(2)
+
+    wait_until(lambda: all(map(is_gone, scene.idle)), what=scene.one.log)
+    scene.ready(6)
+    assert scene.versions() == {2}
+    scene.end()
+
+
+@pytest.mark.nightly
+def test_newer_code_is_not_kept_waiting_by_a_worker_that_is_to_leave_after_its_long_job(scene: Scene) -> None:
+    scene.reload(2)
+    scene.ready(6)  # the two that were idle are replaced, and the place of the busy one is taken
+
+    scene.reload(3)
+
+    wait_until(lambda: scene.one.log().count("left as told") == 5, what=scene.one.log)
+    scene.ready(9)
+    assert scene.versions() == {3}
+    scene.end()
+
+
+WITH_A_PART = """
+from qml_mp import QmlApp
+import {part}
+app = QmlApp()
+@app.job()
+def version():
+    return {part}.VERSION
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path
+) -> None:
+    names = ("app", "first", "second", "third")
+    main, first, second, third = (tmp_path / f"living_{name}.py" for name in names)
+    first.write_text("VERSION = 1\n")
+    second.write_text("VERSION = (\n")
+    main.write_text(WITH_A_PART.format(part="living_first"))
+    for file in (main, first):
+        os.utime(file, (0, 0))  # one that was written just before it is read may have been so just after, too
+    one = server(
+        "-w", "1", "--reload", app="living_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
+    ).start()  # fmt: skip
+    before = result_of(storage, "version")
+
+    first.write_text("VERSION = 22\n")
+    wait_until(lambda: result_of(storage, "version") == 22, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_second"))
+    wait_until(lambda: "SyntaxError: '(' was never closed" in one.log())
+    meanwhile = result_of(storage, "version")
+    second.write_text("VERSION = 333\n")  # which was never imported
+
+    wait_until(lambda: result_of(storage, "version") == 333, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_third"))
+    wait_until(lambda: "No module named 'living_third'" in one.log())
+    third.write_text("VERSION = 4444\n")  # which was not there
+    wait_until(lambda: result_of(storage, "version") == 4444, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_fourth.part"))
+    wait_until(lambda: "No module named 'living_fourth'" in one.log())
+    (tmp_path / "living_fourth").mkdir()  # without __init__.py
+    (tmp_path / "living_fourth" / "part.py").write_text("VERSION = 55555\n")
+    wait_until(lambda: result_of(storage, "version") == 55555, what=one.log)
+    assert (before, meanwhile) == (1, 22)
+    assert "so the workers stay as they are. Mend it, and save it:" in one.log()
+    assert one.stop() == 0
+
+
+OLD = """
+from qml_mp import QmlApp
+app = QmlApp()
+@app.job(max_running=3, rate="7/m")
+def work():
+    pass
+"""
+NEW = OLD.replace("3", "1") + "@app.on_failure\ndef tell(job, error):\n    pass\n"
+
+
+@pytest.fixture
+def release(server: MakeServer, tmp_path: Path) -> Callable[[str, str], Server]:
+    """Makes servers of `releases_app:app`, each with code of its own."""
+
+    def make(name: str, code: str) -> Server:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "releases_app.py").write_text(code)
+        return server(
+            "-w", "1", app="releases_app:app", PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1"
+        )  # fmt: skip
+
+    return make
+
+
+def limits(storage: Storage) -> list[tuple[str, int | None, str]]:
+    standings = storage.standings()
+    return [(each.limit.name, each.limit.max_running, str(each.limit.rate)) for each in standings]
+
+
+def has_hook(storage: Storage) -> bool:
+    """Whether failures of the method are to be told."""
+    return any(calls for calls, _ in hooks_of(storage, "work").values())
+
+
+def test_a_worker_of_older_code_that_is_replaced_declares_nothing(
+    release: Callable[[str, str], Server], storage: Storage
+) -> None:
+    old = release("old", OLD).start()
+    assert limits(storage) == [("work", 3, "7/m")]
+    new = release("new", NEW).start()
+    assert limits(storage) == [("work", 1, "7/m")]
+    pid = old.worker_pids()[1]
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: old.worker_pids().get(1, pid) != pid, what=old.log)
+
+    assert old.stop() == 0
+    assert limits(storage) == [("work", 1, "7/m")]
+    assert has_hook(storage)
+    assert new.stop() == 0
+
+
+def test_a_reload_declares_what_the_new_code_says(
+    release: Callable[[str, str], Server], storage: Storage
+) -> None:
+    one = release("one", OLD).start()
+    assert limits(storage) == [("work", 3, "7/m")]
+    release("one", NEW)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: limits(storage) == [("work", 1, "7/m")], what=one.log)
+    wait_until(lambda: has_hook(storage), what=one.log)
+    assert one.stop() == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.storage.store import Storage
-from tests.processes.harness import PATIENCE_S, Server, result_of, wait_until
+from tests.processes.harness import PATIENCE_S, Server, result_of, wait_for_a_beat, wait_until
 
 CODE = """
 import os
@@ -104,6 +104,22 @@ def test_a_server_tells_that_it_is_ready_reloads_and_stops(
     last = manager.all()
     assert "STOPPING=1" in last
     assert "READY=1" in [*refused, *last]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("manager", ["file"], indirect=True)
+def test_a_manager_that_does_not_read_holds_nothing_up(
+    server: Callable[..., Server], storage: Storage, manager: Manager
+) -> None:
+    often = {"WATCHDOG_USEC": "40000", "QML_MP_HEARTBEAT_INTERVAL": "0.5"}
+    one = server("-w", "1", NOTIFY_SOCKET=manager.name, **often).start()
+
+    for _ in range(3):  # in which more is due to be told than the socket holds
+        wait_for_a_beat(one, storage)
+
+    assert result_of(storage, "quick") == 1
+    assert one.stop() == 0
+    assert len(manager.all()) > 1
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

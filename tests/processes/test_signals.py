@@ -35,13 +35,6 @@ IGNORE_HANGUPS = (  # as nohup does
     "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
     " os.execvp(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
-LEAVE = (  # as a shell that sends no hangup to what it has in the background
-    sys.executable, "-c",
-    "import os, signal, sys, time; os.setsid(); terminal = os.open(sys.argv[1], os.O_RDWR);"
-    " pid = os.fork(); pid or os.setpgid(0, 0); pid or os.close(terminal);"
-    " pid or signal.signal(signal.SIGHUP, signal.SIG_DFL); pid or os.execvp(sys.argv[3], sys.argv[3:]);"
-    " [time.sleep(0.01) for _ in iter(lambda: os.path.exists(sys.argv[2]), True)]",
-)  # fmt: skip
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
 
 
@@ -205,35 +198,3 @@ def test_a_server_that_was_started_to_ignore_hangups_outlives_its_terminal(
     wait_until(lambda: (now := one.worker_pids()) and worker not in now.values(), what="new workers")
     wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
-
-
-@pytest.mark.nightly
-@pytest.mark.fault(58)
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_server_whose_terminal_has_gone_without_a_hangup_takes_a_later_one_for_a_reload(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    terminal, output = os.openpty()
-    one = server("-w", "1")
-    one.prefix = (*LEAVE, os.ttyname(output), str(tmp_path / "left"))
-    one.start(ready=None)
-    [worker] = wait_until(storage.list_workers, what=one.log)
-    [shown] = storage.list_servers()
-    pid = shown.process.pid
-    try:
-        (tmp_path / "left").touch()
-        assert one.wait() == 0  # the shell
-        os.close(output)
-        os.close(terminal)
-        wait_until(lambda: "The terminal is gone" in one.log(), what=one.log)
-
-        os.kill(pid, signal.SIGHUP)
-
-        wait_until(
-            lambda: (now := storage.list_workers()) and worker.process not in [each.process for each in now],
-            what="a new worker",
-        )
-        wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: is_gone(pid), what="its end")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.processes.harness import ROOT, Server, wait_until
-from tests.processes.side import children
 from tests.storage.flaky_proxy import FlakyProxy
 
 NAME = "db.test"
@@ -53,9 +51,6 @@ class NameServer:
         """The processes that it has left without an answer."""
         return {int(said.name.split()[1]) for said in self.folder.glob("silence *")}
 
-    def speak(self) -> None:
-        self._silence.unlink()
-
 
 @pytest.fixture
 def names(tmp_path: Path, proxy: FlakyProxy) -> NameServer:
@@ -71,27 +66,10 @@ def one(server: Callable[..., Server], url: str, proxy: FlakyProxy, names: NameS
     return one.start()
 
 
-def channels(pid: int) -> set[str]:
-    """What a process has open, besides its standard streams, that is no file: pipes, sockets, pidfds."""
-    links = set()
-    with suppress(FileNotFoundError):  # it is gone
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed since it was listed
-                links.add(str(fd.readlink()) if int(fd.name) > 2 else "/")
-    return {link for link in links if not link.startswith("/")}
-
-
-def test_an_idle_server_stops_and_who_looks_the_name_up_for_it_had_nothing_of_it(
-    one: Server, names: NameServer
-) -> None:
+def test_an_idle_server_stops(one: Server, names: NameServer) -> None:
     workers = set(one.worker_pids().values())
     names.go_silent()
-
-    def has_what_it_needs() -> bool:
-        helpers = names.asked_by().intersection(children(one.pid)) - workers
-        return any(len(channels(helper)) == 1 for helper in helpers)
-
-    wait_until(has_what_it_needs, what="one that looks the name up, with what it needs")
+    wait_until(lambda: names.asked_by() - workers, what="a look-up for the supervisor")
 
     one.signal(signal.SIGTERM)
 

@@ -155,24 +155,6 @@ def test_a_server_with_a_job_that_must_be_killed_stops(
 
 
 @pytest.mark.nightly
-def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connection_that_waits(
-    make: MakeServer, storage: Storage, make_worse: Callable[[], None]
-) -> None:
-    one = make("-w", "1").start()
-    (victim,) = one.worker_pids().values()
-    make_worse()
-    known = children(one.pid)
-
-    os.kill(victim, signal.SIGKILL)
-
-    (newcomer,) = wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log)
-    wait_until(lambda: b"qml-mp: worker" in Path(f"/proc/{newcomer}/cmdline").read_bytes(), what=one.log)
-    assert not connections(newcomer) & connections(one.pid)
-    one.signal(signal.SIGTERM)
-    assert one.wait(within_s=8.0) == 0
-
-
-@pytest.mark.nightly
 def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:
@@ -198,6 +180,7 @@ def test_a_server_whose_database_says_nothing_any_more_while_it_starts_says_so_a
     assert "started (pid" not in one.log()
 
 
+@pytest.mark.nightly
 def test_jobs_are_done_and_the_dead_are_settled_at_the_pace_of_the_database(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:

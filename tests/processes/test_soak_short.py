@@ -117,7 +117,7 @@ def test_a_scenario_breaks_no_promise(
 def test_a_round_of_deaths_at_each_call_of_the_storage_begins_with_that_of_a_worker_at_the_first(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    # The next ones: test_faults_nth_call.py.
+    # The next ones: `scripts/soak --only calls`.
     row = outcome(request, run_calls, backend, 1, minutes=0)
 
     assert row.broken == (), table([row])

@@ -126,7 +126,7 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
             "JobTimeout: The attempt exceeded its time limit of 200ms.",
             "failed for good at attempt 2 of 2: JobTimeout: The attempt exceeded its time limit of 200ms.",
         ),
-        (
+        pytest.param(
             "hang on",
             4,  # until then it is where nothing interrupts it
             "0.3",
@@ -134,6 +134,7 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
             "JobTimeout: The job passed its time limit, did not end when asked, and was killed.",
             "failed for good at attempt 2: "
             "JobTimeout: The job passed its time limit, did not end when asked, and was killed.",
+            marks=pytest.mark.nightly,
         ),
     ],
 )
@@ -165,21 +166,6 @@ def test_a_crash_is_told_with_its_budget_and_the_last_one_as_failed_for_good(
     died = r"The worker process \(pid \d+\) was killed by SIGKILL\."
     assert re.search(rf"WARNING .*{about}crash 1 of 2, runs again at once: WorkerDied: {died}", told.log())
     assert re.search(rf"ERROR .*{about}failed for good at crash 2 of 2: WorkerCrashed: {died}", told.log())
-
-
-def test_an_exception_whose_class_has_no_module_fails_its_job_and_not_its_worker(
-    told: Server, storage: Storage
-) -> None:
-    told.start()
-    workers = told.worker_pids()
-
-    job = wait_for_state(storage, enqueue(storage, "odd", max_retries=0), StateName.FAILED)
-
-    assert job.last_error is not None
-    assert (job.last_error.type, job.last_error.message) == ("Odd", "no luck")
-    assert (job.failures, job.crashes, job.claim_seq) == (1, 0, 1)  # max_retries=0: one attempt
-    assert told.worker_pids() == workers
-    assert told.stop() == 0
 
 
 HOST = """

@@ -182,25 +182,6 @@ def test_the_span_of_a_job_past_its_time_limit_ends_as_a_timeout(
 
 
 @pytest.mark.nightly
-def test_an_exporter_that_hangs_costs_its_worker_and_no_job(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    """It is called where a span ends, as by the SDK's SimpleSpanProcessor."""
-    one = server("-w", "1", app="tests.processes.apps_traces:hanging", **SOON).start()
-    (first,) = one.worker_pids().values()
-    hung = enqueue(storage, "ends_at_once")
-    wait_until((tmp_path / "hangs").exists)
-
-    wait_until(lambda: first not in one.worker_pids().values(), what="the end of the worker")
-    after = enqueue(storage, "ends_at_once")
-
-    for job_id in (hung, after):
-        job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED)
-        assert (job.state_name, job.claim_seq, job.failures) == (StateName.SUCCEEDED, 1, 0)
-    assert one.stop() == 0
-
-
-@pytest.mark.nightly
 def test_with_preload_each_worker_makes_a_provider_of_its_own(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
