@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import time
-from typing import Any
 
 from qml_mp import QmlApp, RetryPolicy, StateChange
 
@@ -42,14 +40,6 @@ def do(what: str) -> str:
             raise ValueError("no luck")
         case "hang":
             time.sleep(600)  # past its time limit
-        case "hang on":
-            while True:
-                with contextlib.suppress(BaseException):
-                    time.sleep(600)  # past the graces too
-        case "odd":
-            space: dict[str, Any] = {}
-            exec('odd = type("Odd", (Exception,), {})', space)  # its class has no __module__
-            raise space["odd"]("no luck")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
     return what

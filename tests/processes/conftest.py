@@ -14,6 +14,8 @@ from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server
+from tests.processes.leaving import leaving_patiently
+from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import in_schema, open_patiently
 
 
@@ -62,8 +64,11 @@ def storage(url: str) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def server(url: str, storage: Storage, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Makes servers on the storage; what the test leaves running is ended."""
+def server(
+    request: pytest.FixtureRequest, url: str, storage: Storage, tmp_path: Path
+) -> Iterator[Callable[..., Server]]:
+    """Makes servers on the storage; what the test leaves running is ended. Those of a module that says
+    `LEAVES_PATIENTLY` wait for storage at their end as long as tests do."""
     made: list[Server] = []
 
     def make(*flags: str, app: str | None = None, **environment: str) -> Server:
@@ -72,9 +77,16 @@ def server(url: str, storage: Storage, tmp_path: Path) -> Iterator[Callable[...,
         made.append(one)
         return one
 
-    yield make
+    yield leaving_patiently(make) if getattr(request.module, "LEAVES_PATIENTLY", False) else make
     for one in made:
         one.clean_up()
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before PostgreSQL, which can be slow, silent or gone."""
+    with FlakyProxy.before(postgres_url) as running:
+        yield running
 
 
 @pytest.fixture

@@ -111,6 +111,23 @@ class Server:
         """What the jobs wrote."""
         return read_journal(self.folder / "journal")
 
+    def starts(self) -> list[str]:
+        """The job of each run that has begun, in order."""
+        return [line.job_id for line in self.journal() if line.what == "start"]
+
+    def wait_until_running(self, job_id: str | None = None, *, claim_seq: int | None = None) -> Line:
+        """The line with which the first run began: of this job, under this claim, if these are given."""
+
+        def is_it(line: Line) -> bool:
+            return (
+                line.what == "start" and job_id in (None, line.job_id) and claim_seq in (None, line.claim_seq)
+            )
+
+        return wait_until(
+            lambda: next(filter(is_it, self.journal()), None),
+            what=lambda: f"the start of {job_id or 'a job'}; {self.log()}",
+        )
+
     def clean_up(self) -> None:
         """End whatever is left, by id, with the workers that the registry still names."""
         if self._own_registry is not None:

@@ -25,18 +25,13 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 MakeFarServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 ANNA = Asker(who="anna@laptop", where="cli")
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
 
 
 @pytest.fixture

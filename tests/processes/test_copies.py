@@ -71,7 +71,7 @@ def test_a_server_on_a_copy_takes_over_the_jobs_there_and_ends_nothing_of_the_or
     two = Server(url=copy, folder=tmp_path / "other", app=GATED, flags=("-w", "1"), environment=SOON)
     try:
         two.start()
-        wait_until(lambda: any(line.claim_seq == 2 for line in two.journal()), what=two.log)
+        two.wait_until_running(claim_seq=2)
         assert not is_gone(worker)
         (tmp_path / "gate").touch()
 

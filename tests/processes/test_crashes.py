@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Attempt, AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
+from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign, is_held
 from tests.processes.cgroup import small_memory
 from tests.processes.harness import Server, enqueue, few, is_gone, is_stopped, wait_for_state, wait_until
 
@@ -28,7 +31,7 @@ def test_a_killed_workers_job_runs_again_and_its_attempt_is_kept(
 ) -> None:
     one, gate = server("-w", "2", app=GATED).start(ready=2), tmp_path / "gate"
     job_id = enqueue(storage, "gated", gate=str(gate))
-    first = wait_until(lambda: next((line for line in one.journal() if line.what == "start"), None))
+    first = one.wait_until_running()
 
     os.kill(first.pid, signal.SIGKILL)
     gate.touch()
@@ -287,3 +290,25 @@ def test_what_had_ended_in_a_worker_killed_at_the_deadline_is_written_when_its_s
     assert one.stop() == -signal.SIGKILL, one.log()
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no such names of sockets")
+@pytest.mark.fault(4)
+def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
+    app = "tests.soak.apps:app"
+    # No grace: a second signal that came half a second after the first would have the worker release its job.
+    one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0").start(ready=1)
+    supervisor = host.identity(one.pid)
+    wait_until(lambda: is_held(supervisor), what="the guardian's sign")
+    job_id = enqueue(storage, "fatal_once")
+    wait_until(one.journal, what=one.log)
+    one.signal(signal.SIGKILL)
+    one.wait()
+    sign = wait_until(lambda: hold_sign(supervisor), what="the end of the guardian")
+
+    two = server("-w", "1", app=app).start(ready=1)
+    assert storage.list_servers()
+    assert [claim.key.claim_seq for claim in storage.claims()] == [1]
+    sign.close()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
+    assert two.stop() == 0

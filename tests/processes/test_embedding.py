@@ -93,6 +93,7 @@ def test_a_script_starts_and_stops_a_server_twice_and_finds_everything_as_it_was
 @pytest.mark.fault(66)
 @pytest.mark.fault(67)
 def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: ReportOf) -> None:
+    # Some 5 s: two starts of an interpreter beside a thread that is busy.
     assert report_of("threaded") == {
         "same": True,
         "own child": 7,
@@ -172,6 +173,7 @@ def family(storage: Storage) -> list[ProcessIdentity]:
 
 
 def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(report_of: ReportOf) -> None:
+    # Some 6 s: six starts, most of them of an interpreter.
     told = report_of("unlucky")
 
     errors = {name: value[:2] for name, value in told.items() if isinstance(value, list)}

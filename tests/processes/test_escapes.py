@@ -25,9 +25,9 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 from tests.processes.test_crashes import guardian_of
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5", "QML_MP_ORPHAN_GRACE": "0.5"}
@@ -35,11 +35,6 @@ IN_A_GROUP_OF_ITS_OWN = (
     sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
 """So that the escaped jobs do not end up in the group of the tests."""
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
 
 
 @pytest.fixture
@@ -61,7 +56,7 @@ def bystander(one: Server) -> Iterator[subprocess.Popen[bytes]]:
 
 def escaped(one: Server) -> int:
     """The pid of the worker whose job has left its group."""
-    pid = wait_until(lambda: next((line.pid for line in one.journal()), None), what=one.log)
+    pid = one.wait_until_running().pid
     assert os.getpgid(pid) == one.pid
     return pid
 

@@ -227,7 +227,7 @@ def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
     # The stopped one is not to be killed before the test lets it go on, however long the rest takes.
     one = server("-w", "2", QML_MP_TERM_GRACE="600").start(ready=2)
     job_id = enqueue(storage, "nap", seconds=2)
-    stopped = wait_until(lambda: next((line.pid for line in one.journal()), None))
+    stopped = one.wait_until_running().pid
     os.kill(stopped, signal.SIGSTOP)
     fill_pipe_of(stopped)
 
@@ -277,7 +277,7 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
         assert (job.failures, job.crashes) == (0, 0)  # it may have been held, and given back, before it began
         attempts = [attempt.kind for attempt in storage.attempts(job_id)]
         assert attempts == ([] if job.state_name is StateName.SUCCEEDED else [AttemptKind.CANCELLED])
-    starts = [line.job_id for line in one.journal() if line.what == "start"]
+    starts = one.starts()
     assert sorted(starts) == sorted(ids)
     assert storage.claims() == []
     assert one.stop() == 0

@@ -75,10 +75,6 @@ def busy(one: Server, storage: Storage, gate: Path) -> tuple[Server, str, str]:
     return one, running_id, enqueue(storage, "plain")
 
 
-def starts(one: Server) -> list[str]:
-    return [line.job_id for line in one.journal() if line.what == "start"]
-
-
 def has_emptied_log(path: Path) -> bool:
     """Move all that is committed into the file, so that the next commit needs new room in its log; False:
     somebody reads just now, and the log is kept."""
@@ -118,14 +114,14 @@ def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_me
     with bad_disk.full() if said == "disk is full" else bad_disk.failing(worker):
         gate.touch()
         wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
-        meanwhile = starts(one), state_of(storage, running_id), state_of(storage, next_id)
+        meanwhile = one.starts(), state_of(storage, running_id), state_of(storage, next_id)
         one.signal(signal.SIGCONT)
 
     assert meanwhile == ([running_id], StateName.PROCESSING, StateName.ENQUEUED)
     assert said in one.log()
     for job_id in (running_id, next_id):
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
-    assert starts(one) == [running_id, next_id]
+    assert one.starts() == [running_id, next_id]
     assert one.stop() == 0
     assert check(path) == "ok"
 
@@ -134,13 +130,14 @@ def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_me
 def test_a_lock_that_another_program_keeps_is_waited_for_and_nothing_is_lost(
     server: MakeServer, storage: Storage, path: Path, gate: Path
 ) -> None:
+    # Some 5 s: so long is the lock waited for before that is said.
     one, running_id, next_id = busy(server("-w", "1", app=APP), storage, gate)
 
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         gate.touch()
         wait_until(lambda: "Cannot write an outcome" in one.log(), what=one.log)
-        meanwhile = starts(one), state_of(storage, next_id)
+        meanwhile = one.starts(), state_of(storage, next_id)
         other.execute("ROLLBACK")
 
     assert meanwhile == ([running_id], StateName.ENQUEUED)
@@ -228,7 +225,7 @@ def test_a_file_deleted_under_a_server_is_said_and_never_made_anew(
 
     wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
     assert "was deleted or replaced while in use" in one.log()
-    assert starts(one) == [running_id]
+    assert one.starts() == [running_id]
     one.signal(signal.SIGTERM)
     assert one.wait() == 6
     assert list(disk.iterdir()) == []
@@ -272,7 +269,7 @@ def test_jobs_that_open_the_database_file_do_not_damage_it(
     for job_id in ids:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
 
-    assert sorted(starts(one)) == sorted(ids)
+    assert sorted(one.starts()) == sorted(ids)
     assert one.stop() == 0
     assert check(path) == "ok"
 

@@ -20,7 +20,6 @@ from tests.processes.harness import (
     Server,
     enqueue,
     few,
-    is_gone,
     is_stopped,
     result_of,
     state_of,
@@ -57,25 +56,6 @@ def test_what_a_hook_changes_is_put_back_for_the_next_job(
 
     assert [result_of(storage, "look") for _ in range(3)] == 3 * [before]
     assert lines(tmp_path) == [hook]
-    assert one.worker_pids() == workers
-    assert one.stop() == 0
-
-
-@pytest.mark.nightly
-@HOOKS
-@pytest.mark.fault(62)
-def test_a_copy_of_the_worker_that_a_hook_lets_return_is_none(
-    server: MakeServer, storage: Storage, tmp_path: Path, method: str, hook: str
-) -> None:
-    one = server("-w", "1", app=APP).start()
-    workers = one.worker_pids()
-
-    enqueue(storage, method, act="fork")
-    wait_until(lambda: len(lines(tmp_path)) == 2, what=one.log)
-    copy = next(int(line.split()[1]) for line in lines(tmp_path) if line.startswith("copy"))
-
-    wait_until(lambda: is_gone(copy), what="the end of the copy")
-    assert [result_of(storage, "look") for _ in range(3)]
     assert one.worker_pids() == workers
     assert one.stop() == 0
 

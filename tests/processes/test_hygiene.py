@@ -312,8 +312,6 @@ def test_jobs_after_one_that_configures_logging_are_told_in_the_log(
     [
         ("raise", 1, "LookupError: the copy has no such file"),
         ("exit with 3", 3, "the copy will exit with 3"),
-        ("exit with a text", 1, "the copy gives up"),
-        ("exit", 0, "the copy will exit"),
         ("return", 0, "the copy will return"),
     ],
 )

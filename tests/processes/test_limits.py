@@ -18,10 +18,10 @@ from tests.processes.harness import (
     few,
     is_stopped,
     left_in_registry,
+    wait_for_a_beat,
     wait_for_state,
     wait_until,
 )
-from tests.soak.ground import pause
 
 MEMORY_APP = "tests.processes.apps_outcomes:app"
 MakeServer = Callable[..., Server]
@@ -38,7 +38,7 @@ def test_a_worker_is_replaced_after_its_number_of_jobs(server: MakeServer, stora
     wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log)
     assert all((job.crashes, job.failures) == (0, 0) for job in map(storage.get, ids) if job)
     # A claim that reaches a worker after it was told to leave is given back: it never ran there.
-    assert sorted(line.job_id for line in one.journal() if line.what == "start") == sorted(ids)
+    assert sorted(one.starts()) == sorted(ids)
     assert one.stop() == 0
 
 
@@ -78,7 +78,7 @@ def test_a_job_above_the_hard_memory_limit_is_killed_and_fails_with_the_figures(
 def test_a_worker_above_the_hard_limit_whose_job_has_ended_writes_what_came_of_it_and_leaves(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", "--max-memory-hard", "150MiB")
+    one = server("-w", "1", "--max-memory-hard", "150MiB", QML_MP_HEARTBEAT_INTERVAL="0.5")
     mark, gate = tmp_path / "mark", tmp_path / "gate"
     one.program = ("-m", "tests.failpoints", f"worker/finish.before=stop:1@{mark}")
     worker = one.start().worker_pids()[1]
@@ -89,7 +89,8 @@ def test_a_worker_above_the_hard_limit_whose_job_has_ended_writes_what_came_of_i
     wait_until(lambda: mark.exists() and is_stopped(worker), what="the write of the outcome")
 
     one.signal(signal.SIGCONT)
-    pause(0.5)  # time for several looks
+    for _ in range(2):  # between which it looks several times
+        wait_for_a_beat(one, storage)
     os.kill(worker, signal.SIGCONT)
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED).claim_seq == 1

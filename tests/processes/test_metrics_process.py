@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -188,13 +188,6 @@ def test_a_file_that_is_gone_is_no_storage_that_answers(
 
 
 BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-
-
-@pytest.fixture
-def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
-    """A proxy before the server."""
-    with FlakyProxy.before(postgres_url) as running:
-        yield running
 
 
 def test_page_and_metrics_stand_side_by_side(server: Callable[..., Server]) -> None:

@@ -23,7 +23,6 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
-from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 from tests.soak.ground import descendants
 from tests.storage.flaky_proxy import FlakyProxy
@@ -52,7 +51,7 @@ def test_a_server_that_was_declared_dead_while_it_slept_ends_its_jobs_and_goes_o
 ) -> None:
     one = server("-w", "1", QML_MP_HEARTBEAT_INTERVAL="0.2").start()
     job_id = enqueue(storage, "spin")
-    first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
+    first = one.wait_until_running().pid
     (before,) = storage.list_servers()
     stop_between_writes(storage, one.pid)
 
@@ -62,7 +61,7 @@ def test_a_server_that_was_declared_dead_while_it_slept_ends_its_jobs_and_goes_o
     wait_until(lambda: is_gone(first), what="the end of the job that is others' now")
     (after,) = wait_until(storage.list_servers, what="the new run")
     assert after.id != before.id
-    wait_until(lambda: any(line.claim_seq == 2 for line in one.journal()), what="the second run")
+    one.wait_until_running(claim_seq=2)
     job = storage.get(job_id)
     assert job is not None
     assert (job.failures, job.crashes) == (0, 0)
@@ -77,13 +76,13 @@ def test_a_living_server_takes_over_from_one_of_its_host_that_died(
 ) -> None:
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="600").start()
     job_id = enqueue(storage, "spin")
-    first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
+    first = one.wait_until_running().pid
     two = server("-w", "1", QML_MP_ORPHAN_GRACE="0.1").start()
 
     os.kill(one.pid, signal.SIGKILL)
     one.wait()
 
-    second = wait_until(lambda: next((line for line in two.journal() if line.claim_seq == 2), None))
+    second = two.wait_until_running(claim_seq=2)
     assert second.job_id == job_id
     assert is_gone(first)
     job = storage.get(job_id)
@@ -100,7 +99,7 @@ def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_serv
 ) -> None:
     one = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="600").start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: any(line.what == "start" for line in one.journal()), what="the start of the job")
+    one.wait_until_running()
     was = row_of(one, storage).id
     two = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="600").start()
 
@@ -122,13 +121,13 @@ def test_a_job_of_a_killed_supervisor_has_ended_before_a_server_of_another_machi
     late = {**HEARTBEAT, "QML_MP_DEAD_SERVER_TIMEOUT": "12"}  # a third of it is what the job's end may take
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="60", **late).start()
     enqueue(storage, "stubborn")
-    first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
+    first = one.wait_until_running().pid
     move_server_elsewhere(storage, row_of(one, storage).id)
     two = server("-w", "1", **late).start()
 
     os.kill(one.pid, signal.SIGKILL)
 
-    wait_until(lambda: any(line.claim_seq == 2 for line in two.journal()), what="the second run")
+    two.wait_until_running(claim_seq=2)
     assert is_gone(first)
     two.signal(signal.SIGQUIT)
     assert two.wait() == 6
@@ -143,7 +142,7 @@ def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
     one = server("-w", "1", "-q", "nothing", app=GATED, **HEARTBEAT).start()
     two = server("-w", "1", app=GATED, **HEARTBEAT).start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: any(line.what == "start" for line in two.journal()), what="the start of the job")
+    two.wait_until_running()
     rows = {row_of(one, storage).id, row_of(two, storage).id}
     for row_id in rows:
         move_server_elsewhere(storage, row_id)
@@ -174,7 +173,7 @@ def test_a_server_that_starts_judges_silent_peers_once_it_has_been_heard_as_long
 ) -> None:
     dead = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="0.1", **HEARTBEAT).start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    first = wait_until(lambda: next((line.pid for line in dead.journal() if line.what == "start"), None))
+    first = dead.wait_until_running().pid
     move_server_elsewhere(storage, row_of(dead, storage).id)
     dead.clean_up()
     wait_until(lambda: is_gone(first), what="the end of the orphan")
@@ -212,11 +211,6 @@ def pair(server: MakeServer, tmp_path: Path) -> Pair:
     return one, two
 
 
-def run_of(one: Server, *, what: str = "start") -> Line:
-    """The first such line of its jobs."""
-    return wait_until(lambda: next((line for line in one.journal() if line.what == what), None), what=one.log)
-
-
 def named(one: Server, storage: Storage) -> str:
     """The id of its present run."""
     return next(row.id for row in storage.list_servers() if row.process.pid == one.pid)
@@ -238,13 +232,13 @@ def test_of_a_stopped_server_of_this_host_the_workers_are_killed_before_others_r
     frozen, other = pair
     frozen.start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    worker = run_of(frozen).pid
+    worker = frozen.wait_until_running().pid
     was = named(frozen, storage)
     other.start()
 
     stop_between_writes(storage, frozen.pid)
 
-    second = run_of(other)
+    second = other.wait_until_running()
     assert is_gone(worker)
     assert second.claim_seq == 2
     assert not is_gone(frozen.pid)
@@ -266,7 +260,7 @@ def test_what_had_ended_in_a_stopped_worker_is_refused_and_counted_when_its_serv
     frozen.program = (*IN_FAILPOINTS, f"worker/outcome.recorded=stop@{tmp_path / 'once'}")
     frozen.start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    worker = run_of(frozen).pid
+    worker = frozen.wait_until_running().pid
     was = named(frozen, storage)
 
     stop_between_writes(storage, frozen.pid)
@@ -295,14 +289,14 @@ def test_a_server_of_another_host_that_was_stopped_has_its_late_finish_refused_a
     frozen.prefix = CONTAINER
     frozen.start(ready=None)
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    run_of(frozen)
+    frozen.wait_until_running()
     (row,) = storage.list_servers()
     other.start()
     stopped = descendants(frozen.pid)  # supervisor, guardian and worker
 
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    assert run_of(other).claim_seq == 2
+    assert other.wait_until_running().claim_seq == 2
     (tmp_path / "gate").touch()
     job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
     supervisor, *others = stopped
@@ -333,15 +327,15 @@ def test_a_server_of_another_host_that_was_cut_off_runs_its_job_to_the_end_and_i
         cut_off.url = proxy.through(cut_off.url)
         cut_off.start(ready=None)
         job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-        run_of(cut_off)
+        cut_off.wait_until_running()
         (row,) = storage.list_servers()
         other.start()
 
         proxy.go_silent()
-        assert run_of(other).claim_seq == 2
+        assert other.wait_until_running().claim_seq == 2
         (tmp_path / "gate").touch()
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-        run_of(cut_off, what="end")
+        wait_until(lambda: "end" in [line.what for line in cut_off.journal()], what=cut_off.log)
         proxy.speak()
 
         assert (job.claim_seq, job.failures, job.crashes) == (2, 0, 0)

@@ -26,9 +26,9 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.processes.harness import ROOT, Server, enqueue, result_of, state_of, wait_for_state, wait_until
 from tests.processes.jobs_app import app
-from tests.processes.leaving import leaving_patiently
 from tests.storage.helpers import patient_url
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 EVERYTHING = JobFilter()
 
@@ -240,12 +240,6 @@ def test_what_a_job_says_is_seen_while_it_runs_and_kept_at_its_end(
     assert shown["progress"] == {"done": 3, "total": 3, "note": ""}
     assert "3 of 3 (100 %)" in printed(url, "jobs", "show", job_id)
     assert one.stop() == 0
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    """What is counted last is written."""
-    return leaving_patiently(server)
 
 
 APP = "tests.processes.apps_history:app"

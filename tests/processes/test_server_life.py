@@ -82,6 +82,7 @@ def test_server_start_stop(storage: Storage, tmp_path: Path) -> None:
 
 
 def test_a_stopped_server_can_start_again(storage: Storage, tmp_path: Path) -> None:
+    # Some 6 s: each start is that of an interpreter, and imports everything.
     server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
 
     for _ in range(2):
@@ -153,6 +154,7 @@ def test_a_server_that_cannot_boot_says_why_and_does_not_run(storage: Storage) -
 
 
 def test_a_dead_server_is_not_running_and_can_start_again(storage: Storage, tmp_path: Path) -> None:
+    # Some 6 s: the same.
     server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
     server.start()
     (info,) = storage.list_servers()

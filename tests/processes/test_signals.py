@@ -13,15 +13,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import (
-    Server,
-    enqueue,
-    is_gone,
-    is_stopped,
-    state_of,
-    wait_for_state,
-    wait_until,
-)
+from tests.processes.harness import Server, enqueue, is_gone, is_stopped, state_of, wait_for_state, wait_until
 from tests.processes.side import children, title
 
 MakeServer = Callable[..., Server]
@@ -38,10 +30,6 @@ IGNORE_HANGUPS = (  # as nohup does
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
 
 
-def has_started(one: Server, job_id: str) -> bool:
-    return any(line.job_id == job_id and line.what == "start" for line in one.journal())
-
-
 def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1").start()
 
@@ -49,7 +37,8 @@ def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServe
 
     wait_until(lambda: len(one.worker_pids()) == 2, what="a second worker")
     ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(2)]
-    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
+    for job_id in ids:
+        one.wait_until_running(job_id)
     one.signal(signal.SIGTTOU)
     for job_id in ids:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
@@ -63,7 +52,7 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     for method in ("spin_in_c", "nap"):
         arguments = {"seconds": 30} if method == "nap" else {}
         job_id = enqueue(storage, method, **arguments)
-        wait_until(lambda job_id=job_id: has_started(one, job_id))  # type: ignore[misc]
+        one.wait_until_running(job_id)
 
     one.signal(signal.SIGUSR1)
 
@@ -76,32 +65,12 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     one.wait()
 
 
-@pytest.mark.nightly
-def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is_printed_again(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = server("-w", "1", app="tests.processes.apps_leftovers:app").start()
-    job_id = enqueue(storage, "give_up_the_stack_signal", gate=str(tmp_path / "gate"))
-    wait_until(one.journal)
-
-    one.signal(signal.SIGUSR1)
-
-    wait_until(lambda: "no stack: its job has" in one.log(), what=one.log)
-    (tmp_path / "gate").touch()
-    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    assert job.claim_seq == 1
-    assert [*one.worker_pids().values()] == [job.result]
-    one.signal(signal.SIGUSR1)
-    wait_until(lambda: "most recent call last" in one.log(), what=one.log)
-    assert one.stop() == 0
-
-
 def test_usr2_pauses_claims_also_of_new_workers_and_a_second_one_resumes_them(
     server: MakeServer, storage: Storage
 ) -> None:
     one = server("-w", "1").start()
     running = enqueue(storage, "nap", seconds=0.3)
-    wait_until(lambda: has_started(one, running))
+    one.wait_until_running(running)
 
     one.signal(signal.SIGUSR2)
 
@@ -152,7 +121,7 @@ def test_ctrl_c_reaches_the_supervisor_and_no_worker(server: MakeServer, storage
     one.prefix = LEAD_GROUP
     one.start(ready=2)
     job_id = enqueue(storage, "nap", seconds=0.5)
-    wait_until(lambda: has_started(one, job_id))
+    one.wait_until_running(job_id)
 
     os.killpg(one.pid, signal.SIGINT)
 
@@ -172,7 +141,7 @@ def test_a_server_whose_terminal_is_closed_stops_and_its_job_is_finished(
     os.close(output)
     workers = one.worker_pids().values()
     job_id = enqueue(storage, "nap", seconds=0.5)
-    wait_until(lambda: has_started(one, job_id))
+    one.wait_until_running(job_id)
 
     os.close(terminal)
 

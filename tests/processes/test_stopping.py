@@ -23,35 +23,15 @@ from tests.processes.harness import (
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
-
-
-def started(one: Server, job_id: str) -> int:
-    """The pid of the process that has begun the job."""
-
-    def find() -> int | None:
-        return next(
-            (line.pid for line in one.journal() if line.job_id == job_id and line.what == "start"), None
-        )
-
-    return wait_until(find, what=f"the start of {job_id}; {one.log()}")
-
-
-def has_begun_twice(one: Server, job_id: str) -> bool:
-    return sum(line.job_id == job_id and line.what == "start" for line in one.journal()) == 2
 
 
 def test_sigterm_lets_the_running_job_finish_and_exits_0(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "2").start()
     job_id = enqueue(storage, "nap", seconds=0.5)
-    started(one, job_id)
+    one.wait_until_running(job_id)
 
     code = one.stop()
 
@@ -66,7 +46,7 @@ def test_a_job_that_ignores_sigterm_is_killed_at_the_deadline_and_given_back_unc
 ) -> None:
     one = server("-w", "1", "--shutdown-timeout", "2").start()
     job_id = enqueue(storage, "stubborn")
-    worker = started(one, job_id)
+    worker = one.wait_until_running(job_id).pid
 
     code = one.stop()
 
@@ -84,7 +64,7 @@ def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
 ) -> None:
     one = server("-w", "1", "--shutdown-timeout", "4").start()  # it spins for three quarters of them
     job_id = enqueue(storage, "spin")
-    started(one, job_id)
+    one.wait_until_running(job_id)
 
     code = one.stop()
 
@@ -102,7 +82,7 @@ def test_a_job_may_use_most_of_the_time_that_stopping_promised(
 ) -> None:
     one = server("-w", "1", "--shutdown-timeout", str(promised_s), QML_MP_TERM_GRACE="9").start()
     job_id = enqueue(storage, "nap", seconds=60)
-    started(one, job_id)
+    one.wait_until_running(job_id)
 
     told_ns = time.monotonic_ns()
     code = one.stop()
@@ -120,7 +100,7 @@ def test_a_job_that_ends_within_the_time_that_stopping_promised_succeeds(
 ) -> None:
     one = server("-w", "1", "--shutdown-timeout", str(promised_s), QML_MP_TERM_GRACE="9").start()
     job_id = enqueue(storage, "nap", seconds=0.2 * promised_s)
-    started(one, job_id)
+    one.wait_until_running(job_id)
 
     code = one.stop()
 
@@ -136,7 +116,7 @@ def test_a_job_longer_than_the_drain_is_given_back_and_the_server_is_gone(
 ) -> None:
     one = server("-w", "1", "--shutdown-timeout", "4", QML_MP_TERM_GRACE="3").start()
     job_id = enqueue(storage, "nap", seconds=60)
-    worker = started(one, job_id)
+    worker = one.wait_until_running(job_id).pid
 
     code = one.stop()
 
@@ -152,7 +132,7 @@ def test_a_job_longer_than_the_drain_is_given_back_and_the_server_is_gone(
 def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", "--shutdown-timeout", "600").start()
     job_id = enqueue(storage, "stubborn")
-    started(one, job_id)
+    one.wait_until_running(job_id)
     one.signal(signal.SIGTERM)
     wait_until(lambda: "Stopping (SIGTERM)" in one.log(), what=one.log)
 
@@ -169,7 +149,7 @@ def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, s
 def test_sigquit_stops_now(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", "--shutdown-timeout", "600").start()
     job_id = enqueue(storage, "nap", seconds=600)
-    started(one, job_id)
+    one.wait_until_running(job_id)
 
     one.signal(signal.SIGQUIT)
 
@@ -184,7 +164,7 @@ def test_a_hundred_signals_at_once_let_the_job_end_as_one_does(server: MakeServe
     while not came_at_once:  # this process may have to wait for a processor in between
         one = server("-w", "1", "--shutdown-timeout", "600").start()
         job_id = enqueue(storage, "nap", seconds=1)
-        started(one, job_id)
+        one.wait_until_running(job_id)
         one_said, began = len(one.log()), time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM) * 50:
             os.kill(one.pid, number)
@@ -209,9 +189,9 @@ def test_no_worker_outlives_a_killed_supervisor_and_the_next_one_runs_the_jobs_a
 ) -> None:
     one = server("-w", "3", QML_MP_ORPHAN_GRACE="1").start(ready=3)
     loop_id = enqueue(storage, "spin")
-    started(one, loop_id)
+    one.wait_until_running(loop_id)
     holder_id = enqueue(storage, "spin_in_c")
-    started(one, holder_id)
+    one.wait_until_running(holder_id)
     workers = list(one.worker_pids().values())
     assert len(workers) == 3
 
@@ -221,7 +201,7 @@ def test_no_worker_outlives_a_killed_supervisor_and_the_next_one_runs_the_jobs_a
     wait_until(lambda: all(is_gone(pid) for pid in workers), what="the death of all workers")
     two = server("-w", "3", "--shutdown-timeout", "1").start()
     for job_id in (loop_id, holder_id):
-        wait_until(partial(has_begun_twice, two, job_id), what=two.log)
+        wait_until(lambda job_id=job_id: two.starts().count(job_id) == 2, what=two.log)  # type: ignore[misc]
     assert two.stop() == 6, two.log()
     assert all(job.crashes == 0 for job in (storage.get(loop_id), storage.get(holder_id)) if job)
 
@@ -232,7 +212,7 @@ def test_idle_workers_leave_at_once_when_their_supervisor_is_killed(
 ) -> None:
     one = server("-w", "3", QML_MP_ORPHAN_GRACE="600").start(ready=3)
     busy_id = enqueue(storage, "spin_in_c")
-    holder = started(one, busy_id)
+    holder = one.wait_until_running(busy_id).pid
     idle = [pid for pid in one.worker_pids().values() if pid != holder]
 
     os.kill(one.pid, signal.SIGKILL)
@@ -247,7 +227,7 @@ def test_idle_workers_leave_at_once_when_their_supervisor_is_killed(
 def test_an_orphaned_job_is_interrupted_before_it_is_killed(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="4").start()
     job_id = enqueue(storage, "nap", seconds=60)
-    worker = started(one, job_id)
+    worker = one.wait_until_running(job_id).pid
 
     os.kill(one.pid, signal.SIGKILL)
     one.wait()
@@ -262,7 +242,7 @@ def test_an_orphaned_job_that_heeds_its_token_finishes_within_the_grace(
 ) -> None:
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="60").start()
     job_id = enqueue(storage, "heed")
-    worker = started(one, job_id)
+    worker = one.wait_until_running(job_id).pid
 
     os.kill(one.pid, signal.SIGKILL)
     one.wait()
@@ -278,7 +258,7 @@ def test_what_a_job_has_started_dies_with_its_worker_also_when_nobody_supervises
     server: MakeServer, storage: Storage
 ) -> None:
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="600").start()
-    worker = started(one, enqueue(storage, "parent_of_the_stubborn"))
+    worker = one.wait_until_running(enqueue(storage, "parent_of_the_stubborn")).pid
     child = next(int(line.what.split()[1]) for line in one.journal() if line.what.startswith("child "))
 
     os.kill(one.pid, signal.SIGKILL)
@@ -294,7 +274,7 @@ def test_after_the_death_of_everybody_the_next_server_runs_the_job_at_once(
 ) -> None:
     one = server("-w", "1").start()
     job_id = enqueue(storage, "nap", seconds=30)
-    worker = started(one, job_id)
+    worker = one.wait_until_running(job_id).pid
     os.kill(one.pid, signal.SIGKILL)
     os.killpg(worker, signal.SIGKILL)
     one.wait()
@@ -321,7 +301,7 @@ def test_two_servers_of_one_name_share_no_claim(server: MakeServer, storage: Sto
     assert len({info.id for info in servers}) == 2
     assert {info.name for info in servers} == {"qml-server"}
     # A busy machine may make a claim go back; nobody has taken one from another.
-    runs = [line.job_id for line in one.journal() if line.what == "start"]
+    runs = one.starts()
     assert sorted(runs) == sorted(ids)
     assert "was lost" not in one.log()
     assert one.stop() == two.stop() == 0

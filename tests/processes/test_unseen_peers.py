@@ -28,7 +28,6 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.hidden_proc import as_another_user, need_another_user
-from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 from tests.storage_rows import change_server
 
@@ -42,14 +41,6 @@ def contained(server: MakeServer, **environment: str) -> Server:
     one = server("-w", "1", app=GATED, **environment)
     one.prefix = CONTAINER
     return one.start(ready=None)
-
-
-def run_of(one: Server, claim_seq: int) -> Line:
-    """The start of the job under this claim."""
-    return wait_until(
-        lambda: next((line for line in one.journal() if line.claim_seq == claim_seq), None),
-        what=f"run {claim_seq}; {one.log()}",
-    )
 
 
 def finish(storage: Storage, folder: Path, job_id: str, *, claim_seq: int) -> None:
@@ -69,14 +60,14 @@ def test_a_job_of_a_server_that_died_in_another_pid_namespace_runs_again(
     need_namespaces()
     dead = contained(server)
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    run_of(dead, 1)
+    dead.wait_until_running(claim_seq=1)
     kill_container(dead)
 
     one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="1s")
     one.prefix = tuple(elsewhere)  # in a container it has the very pids of the dead one
     one.start(ready=None)
 
-    run_of(one, 2)
+    one.wait_until_running(claim_seq=2)
     finish(storage, tmp_path, job_id, claim_seq=2)
     if elsewhere:
         kill_container(one)
@@ -93,7 +84,7 @@ def test_a_job_of_a_server_of_an_earlier_boot_runs_again_at_whatever_age(
 ) -> None:
     dead = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="0.1").start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    worker = run_of(dead, 1).pid
+    worker = dead.wait_until_running(claim_seq=1).pid
     dead.clean_up()
     wait_until(lambda: is_gone(worker), what="the end of the orphan")
     (row,) = storage.list_servers()
@@ -101,7 +92,7 @@ def test_a_job_of_a_server_of_an_earlier_boot_runs_again_at_whatever_age(
 
     one = server("-w", "1", app=GATED).start()
 
-    run_of(one, 2)
+    one.wait_until_running(claim_seq=2)
     finish(storage, tmp_path, job_id, claim_seq=2)
     assert one.stop() == 0
     assert left_in_registry(storage, one.log()) == []
@@ -117,7 +108,7 @@ def test_a_living_server_in_another_pid_namespace_keeps_its_job_however_soon_cla
     need_namespaces()
     alive = contained(server, QML_MP_STALE_PROCESSING_AFTER="0")
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    run_of(alive, 1)
+    alive.wait_until_running(claim_seq=1)
     if boot == "another":  # as some sandboxes give one to each container
         (row,) = storage.list_servers()
         change_server(storage, row.id, host="another-boot:pid:[1]")
