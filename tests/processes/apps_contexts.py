@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from qml_mp import ErrorInfo, Job, QmlApp, RetryPolicy, WorkerContext
-from qml_mp.processing.middleware import CallNext, StateChange
+from qml_mp.processing.middleware import CallNext
 from tests.processes.journal import JOURNAL
 
 PRECISION = "TESTS_PRECISION"
@@ -27,14 +27,7 @@ def say_who_calls(job: Job, context: WorkerContext, call_next: CallNext) -> obje
     return call_next(job, context)
 
 
-def change_beside(told: StateChange) -> None:
-    """As hooks do that bind what they log."""
-    if told.job.method == "be_told":
-        decimal.getcontext().prec = 2
-        tenant.set("the hook's")
-
-
-app = QmlApp(retry_policy=RetryPolicy.none(), middleware=[say_who_calls], on_state_change=change_beside)
+app = QmlApp(retry_policy=RetryPolicy.none(), middleware=[say_who_calls])
 
 
 @app.job()
@@ -48,11 +41,6 @@ def change() -> list[object]:
 async def change_in_a_task() -> list[object]:
     decimal.getcontext().prec = 3
     tenant.set("another's")
-    return _found()
-
-
-@app.job()
-def be_told() -> list[object]:
     return _found()
 
 

@@ -25,11 +25,6 @@ def dies() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.job()
-def works() -> int:
-    return 1
-
-
 @app.on_failure
 def tell(job: Job, error: ErrorInfo) -> None:
     """One line for each call."""

@@ -111,17 +111,6 @@ def renew_a_connection(ctx: WorkerContext, path: str) -> int:
 
 
 @app.job()
-def fork_and_open(ctx: WorkerContext, path: str) -> int:
-    """Fork, which closes the storage's descriptors, and open files, which are given their numbers."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    _kept.extend(os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for _ in range(8))
-    return os.getpid()
-
-
-@app.job()
 def share_the_work(ctx: WorkerContext) -> int:
     """Use a pool of forked processes, ask in one whether to end, and terminate one."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -306,15 +295,3 @@ def work(fails: bool = False) -> str:
     if fails:
         raise ValueError("the job's own")
     return "done"
-
-
-@app.job()
-def become_another_user(ctx: WorkerContext) -> None:
-    """Give up the rights of root, and sleep through everything."""
-    note(ctx, "start")
-    os.setresuid(65534, 65534, 65534)
-    while True:
-        try:
-            time.sleep(60)  # for ever, whatever is raised
-        except BaseException:
-            continue

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
-from qml_mp.ipc import ended
 
 app = QmlApp(retry_policy=RetryPolicy.none())
-ended.REGION_BYTES = 64 * 1024  # of the worker that loads this: less than a result may have
 
 
 @app.job()
@@ -27,9 +25,3 @@ def again(ctx: WorkerContext) -> int:
     if ctx.job.failures == 0:
         raise ValueError("not yet")
     return 2
-
-
-@app.job()
-def large() -> str:
-    """Return more than there is room for in shared memory."""
-    return "x" * (ended.REGION_BYTES + 1)

@@ -29,12 +29,6 @@ def _unsettle() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _fork_away() -> None:
-    """Let a copy of the worker return."""
-    if os.fork() == 0:
-        _write(f"copy {os.getpid()}")
-
-
 def _close_all() -> None:
     os.closerange(3, 256)
 
@@ -45,7 +39,6 @@ def _die() -> None:
 
 _ACTS: dict[str, Callable[[], None]] = {
     "unsettle": _unsettle,
-    "fork": _fork_away,
     "close": _close_all,
     "die": _die,
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import logging
 import logging.config
@@ -20,7 +19,6 @@ import time
 from pathlib import Path
 
 from qml_mp import JobInterrupted, QmlApp, RetryPolicy, WorkerContext
-from qml_mp.ipc.stack import STACK_SIGNAL
 from tests.processes.journal import note
 from tests.until import wait_at
 
@@ -46,11 +44,16 @@ def exit_code_of_a_copy(how: str) -> int:
             raise LookupError("the copy has no such file")
         case "exit with 3":
             sys.exit(3)
-        case "exit with a text":
-            sys.exit("the copy gives up")
-        case "exit":
-            sys.exit()
     return 7
+
+
+@app.job()
+def interrupt_a_program(ctx: WorkerContext) -> int:
+    """Start a program and send it SIGINT, and then SIGTERM in case it ignores that; how it ended."""
+    program = subprocess.Popen(["sleep", "600"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        program.send_signal(number)
+    return program.wait()
 
 
 @app.job()
@@ -289,34 +292,11 @@ def change_user(ctx: WorkerContext) -> int:
 
 
 @app.job()
-def change_root(ctx: WorkerContext, folder: str) -> int:
-    """Have another root directory for good."""
+def leave_a_thread_and_sleep(ctx: WorkerContext) -> None:
+    """Leave a thread behind that never ends, and sleep until something ends that."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     note(ctx, "start")
-    os.chroot(folder)
-    return os.getpid()
-
-
-@app.job()
-def root(ctx: WorkerContext) -> bool:
-    """Whether this process has the root directory of its supervisor."""
-    return os.path.samefile("/", f"/proc/{os.getppid()}/root")
-
-
-@app.job()
-def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
-    """Have the signal that asks for stacks, and faulthandler, as Python has them; then wait for the gate."""
-    signal.signal(STACK_SIGNAL, signal.SIG_DFL)
-    faulthandler.disable()
-    note(ctx, "start")
-    wait_at(Path(gate))
-    return os.getpid()
-
-
-@app.job()
-def leave_a_thread_that_waits(ctx: WorkerContext) -> int:
-    """Leave a thread behind that waits, for ever, for this job to be cancelled."""
-    threading.Thread(target=lambda: ctx.cancel.wait(None), daemon=True).start()
-    return os.getpid()
+    time.sleep(600)
 
 
 @app.job()
@@ -338,11 +318,4 @@ def wait_in_threads(ctx: WorkerContext, threads: int) -> int:
     for thread in waiting:
         thread.join()
     ctx.cancel.raise_if_cancelled()
-    return os.getpid()
-
-
-@app.job()
-def pause(ctx: WorkerContext, seconds: float) -> int:
-    """Sleep, unless this job is cancelled meanwhile."""
-    ctx.cancel.wait(seconds)
     return os.getpid()

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import time
-from typing import Any
 
 from qml_mp import QmlApp, RetryPolicy, StateChange
 
 app = QmlApp(retry_policy=RetryPolicy.fixed(60, max_attempts=5, jitter=0))
-
-
-@app.job(retry=RetryPolicy.fixed(60, never_retry=("JobTimeout",)))
-def eat_memory_unless_time_runs_out(mib: int) -> int:
-    """Fill so much memory and hold it."""
-    return _hold(mib)
 
 
 @app.job(retry=RetryPolicy.fixed(60, never_retry=("OutOfMemory",)))
@@ -48,14 +40,6 @@ def do(what: str) -> str:
             raise ValueError("no luck")
         case "hang":
             time.sleep(600)  # past its time limit
-        case "hang on":
-            while True:
-                with contextlib.suppress(BaseException):
-                    time.sleep(600)  # past the graces too
-        case "odd":
-            space: dict[str, Any] = {}
-            exec('odd = type("Odd", (Exception,), {})', space)  # its class has no __module__
-            raise space["odd"]("no luck")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
     return what

@@ -37,17 +37,6 @@ def gated(ctx: WorkerContext, gate: str) -> str:
 
 
 @app.job()
-def enqueue_behind(ctx: WorkerContext, gate: str) -> None:
-    """Wait until the file is there, then enqueue another job."""
-    note(ctx, "start")
-    wait_at(Path(gate))
-    try:
-        plain.enqueue()
-    finally:
-        note(ctx, "end")
-
-
-@app.job()
 def read_the_database_file(ctx: WorkerContext, path: str) -> int:
     """What a job must not do to an SQLite file: open it beside SQLite, read, and close it again."""
     note(ctx, "start")

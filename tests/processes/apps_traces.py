@@ -9,18 +9,15 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
-    SimpleSpanProcessor,
     SpanExporter,
     SpanExportResult,
 )
-from opentelemetry.trace import SpanKind
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from qml_mp.otel import OpenTelemetry
@@ -41,24 +38,6 @@ class IntoFile(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-class HangsOnce(IntoFile):
-    """Does not come back from its first attempt."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        if any(span.kind is SpanKind.CONSUMER for span in spans):
-            with suppress(FileExistsError):
-                (_file().parent / "hangs").touch(exist_ok=False)
-                time.sleep(600)  # past the time limit of the job
-        return super().export(spans)
-
-
-def make_provider_that_hangs() -> TracerProvider:
-    """One whose spans are exported where they end."""
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(HangsOnce()))
-    return provider
-
-
 def make_provider() -> TracerProvider:
     """One whose own thread exports nothing before a test is over: only a flush does."""
     provider = TracerProvider()
@@ -69,16 +48,10 @@ def make_provider() -> TracerProvider:
 
 # Without graces of their own, which would win over those that a test sets.
 app = QmlApp(tracing=OpenTelemetry(make_provider))
-hanging = QmlApp(tracing=OpenTelemetry(make_provider_that_hangs))
 
 
 def _file() -> Path:
     return Path(os.environ["QML_TEST_JOURNAL"]).parent / "spans"
-
-
-@hanging.job(timeout=3)
-def ends_at_once() -> str:
-    return "done"
 
 
 @app.job(queue="images")
@@ -122,21 +95,7 @@ def takes_too_long_and_heeds_nothing() -> None:
     _hold_the_lock()
 
 
-@app.job()
-def holds_the_lock() -> None:
-    _hold_the_lock()
-
-
 def _hold_the_lock() -> None:
     """Say that it has begun; then a loop in C that looks at no signal, for ever."""
     (_file().parent / "begun").touch()
     collections.deque(itertools.repeat(None), maxlen=0)
-
-
-@app.job(max_crashes=1)
-def dies_with_a_span() -> None:
-    """It leaves word of the span that it was in."""
-    context = trace.get_current_span().get_span_context()
-    text = f"{context.trace_id:032x} {context.span_id:016x}"
-    (_file().parent / "span of the dead").write_text(text)
-    os.kill(os.getpid(), signal.SIGKILL)

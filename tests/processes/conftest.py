@@ -14,10 +14,26 @@ from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server
+from tests.processes.leaving import leaving_patiently
+from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import in_schema, open_patiently
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that names no backend runs on one in the quick tier and on both at night.
+
+    The quick one is SQLite, with one lock for all writers, unless the module says `LIKELIER = "postgres"`:
+    what it tests is likelier to break there (connections that are lost, claims on their way, several hosts).
+    """
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    for name in ("url", "ground"):
+        if name in metafunc.fixturenames and name not in marks:
+            quick = getattr(metafunc.module, "LIKELIER", "sqlite")
+            (other,) = {"sqlite", "postgres"} - {quick}
+            metafunc.parametrize(name, [quick, pytest.param(other, marks=pytest.mark.nightly)], indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path, migrated_copies: MigratedCopies) -> Iterator[str]:
     """A fresh storage: a file, or a schema of its own in a real PostgreSQL database, migrated as that of most
     users unless the test is marked `unmigrated`; where a test asks for it, also one in memory, which only
@@ -48,8 +64,11 @@ def storage(url: str) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def server(url: str, storage: Storage, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Makes servers on the storage; what the test leaves running is ended."""
+def server(
+    request: pytest.FixtureRequest, url: str, storage: Storage, tmp_path: Path
+) -> Iterator[Callable[..., Server]]:
+    """Makes servers on the storage; what the test leaves running is ended. Those of a module that says
+    `LEAVES_PATIENTLY` wait for storage at their end as long as tests do."""
     made: list[Server] = []
 
     def make(*flags: str, app: str | None = None, **environment: str) -> Server:
@@ -58,9 +77,16 @@ def server(url: str, storage: Storage, tmp_path: Path) -> Iterator[Callable[...,
         made.append(one)
         return one
 
-    yield make
+    yield leaving_patiently(make) if getattr(request.module, "LEAVES_PATIENTLY", False) else make
     for one in made:
         one.clean_up()
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before PostgreSQL, which can be slow, silent or gone."""
+    with FlakyProxy.before(postgres_url) as running:
+        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Each prints one JSON object at its end: what the test asks about.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -32,7 +31,6 @@ from qml_mp import (
     ServerAlreadyRunning,
     ServerConfig,
 )
-from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
 from qml_mp.storage.open import open_storage
@@ -289,23 +287,6 @@ def unlucky(storage: Storage, folder: Path) -> Report:
     }
 
 
-def just_joined(storage: Storage, folder: Path) -> Report:
-    """A program in memory, whose thread has been joined and is still listed when it is looked for: so it is
-    on a busy machine."""
-    listed = iter([["1", "2"]])
-    list_folder = os.listdir
-
-    def late(path: str = ".") -> list[str]:
-        return (path == "/proc/self/task" and next(listed, None)) or list_folder(path)
-
-    os.listdir = late  # type: ignore[assignment]
-    server = BackgroundJobServer(CONFIG, storage, app.program)
-    with server:
-        run_a_job(storage)
-    storage.close()
-    return {"exit code": server.exit_code}
-
-
 def beside_a_handle(storage: Storage, folder: Path) -> Report:
     """A script with one thread, which has a connection of its own to the file."""
     users = sqlite3.connect(storage.url.removeprefix("sqlite:///"))
@@ -348,56 +329,6 @@ def never_started(storage: Storage, folder: Path) -> Report:
     return {"tries": len(counts), "leaves none open": counts[0] == counts[-1]}
 
 
-def stopped_early(storage: Storage, folder: Path) -> Report:
-    """A host whose signal handler stops the server while it is being started: when there is no process yet,
-    and when the app is being imported in it."""
-    handled: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        server.stop()
-        handled.append(number)
-
-    def interrupted() -> list[ServerInfo]:
-        signal.raise_signal(signal.SIGUSR1)
-        return storage.list_servers()
-
-    connecting = open_storage(storage.url)
-    connecting.list_servers = interrupted  # type: ignore[method-assign]
-    signal.signal(signal.SIGUSR1, stop)
-    signal.signal(signal.SIGUSR2, stop)
-    (folder / "telling_app.py").write_text(
-        "import os\nfrom pathlib import Path\nfrom qml_mp import QmlApp\nmark = Path(__file__ + '.mark')\n"
-        "if not mark.exists():  # workers import it too\n    mark.touch()\n"
-        f"    os.kill({os.getpid()}, {int(signal.SIGUSR2)})\napp = QmlApp()\n"
-    )
-    sys.path.append(str(folder))
-    running = []
-    for program, at in ((NAME, connecting), ("telling_app:app", storage)):
-        server = BackgroundJobServer(CONFIG, at, program)
-        server.start()
-        running.append(server.is_running())
-    return {"running": running, "handled": [signal.Signals(number).name for number in handled]}
-
-
-def deployed(storage: Storage, folder: Path) -> Report:
-    """A host that has imported the app which it gives by name, when broken code is deployed."""
-    logging.basicConfig(level=logging.INFO)
-    code = folder / "deployed_app.py"
-    code.write_text("from qml_mp import QmlApp\napp = QmlApp()\n@app.job()\ndef quick() -> None: ...\n")
-    sys.path.append(str(folder))
-    importlib.import_module("deployed_app")
-    with BackgroundJobServer(CONFIG, storage, "deployed_app:app"):
-        code.write_text("1/0\n")
-        (server,) = storage.list_servers()
-        wait_until(lambda: len(storage.list_workers()) == CONFIG.worker_count)
-        old = {worker.id for worker in storage.list_workers()}
-        os.kill(server.process.pid, signal.SIGHUP)
-        wait_until(lambda: old.isdisjoint(worker.id for worker in storage.list_workers()))
-        run_a_job(storage)
-    storage.close()
-    return {"workers": len(old)}
-
-
 def declaring(storage: Storage, folder: Path) -> Report:
     """A program that makes its server first and declares what it has below it, in part once it has run."""
     shop = QmlApp(storage.url, name="shop", retry_policy=RetryPolicy.none())
@@ -433,6 +364,28 @@ def declaring(storage: Storage, folder: Path) -> Report:
     shop.close()
     storage.close()
     return {"first": first, "second": second, "of what was changed": third}
+
+
+def forwarding(storage: Storage, folder: Path) -> Report:
+    """A program whose jobs enqueue others by the storage that it has, which may be in its memory."""
+    shop = QmlApp(storage.url, retry_policy=RetryPolicy.none())
+
+    @shop.job()
+    def forward() -> None:
+        assert storage.get(storage.enqueue(Job.new("arrive"))) is not None
+
+    @shop.job()
+    def arrive() -> None: ...
+
+    ids = storage.enqueue_many([Job.new("forward") for _ in range(60)])
+    with BackgroundJobServer(CONFIG, storage, shop.program):
+        wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 120, what="all jobs")
+        ended = [job for job in map(storage.get, ids) if job is not None]
+    return {
+        "failures": sum(job.failures for job in ended),
+        "crashes": sum(job.crashes for job in ended),
+        "jobs": storage.job_counts()[StateName.SUCCEEDED],
+    }
 
 
 def error_of(server: BackgroundJobServer) -> list[object]:

@@ -6,10 +6,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
 
 from qml_mp import host
 from qml_mp.core.job import Job
@@ -108,6 +111,23 @@ class Server:
         """What the jobs wrote."""
         return read_journal(self.folder / "journal")
 
+    def starts(self) -> list[str]:
+        """The job of each run that has begun, in order."""
+        return [line.job_id for line in self.journal() if line.what == "start"]
+
+    def wait_until_running(self, job_id: str | None = None, *, claim_seq: int | None = None) -> Line:
+        """The line with which the first run began: of this job, under this claim, if these are given."""
+
+        def is_it(line: Line) -> bool:
+            return (
+                line.what == "start" and job_id in (None, line.job_id) and claim_seq in (None, line.claim_seq)
+            )
+
+        return wait_until(
+            lambda: next(filter(is_it, self.journal()), None),
+            what=lambda: f"the start of {job_id or 'a job'}; {self.log()}",
+        )
+
     def clean_up(self) -> None:
         """End whatever is left, by id, with the workers that the registry still names."""
         if self._own_registry is not None:
@@ -120,6 +140,15 @@ class Server:
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
         return {**kept, JOURNAL: str(self.folder / "journal"), "PYTHONPATH": str(ROOT), **self.environment}
+
+
+def few(names: str, quick: Sequence[object], *, nightly: Iterable[object]) -> pytest.MarkDecorator:
+    """`parametrize` with rows for every run, and with the rest of the matrix for the night."""
+
+    def row(values: object) -> ParameterSet:
+        return pytest.param(*(values if isinstance(values, tuple) else (values,)), marks=pytest.mark.nightly)
+
+    return pytest.mark.parametrize(names, [*quick, *map(row, nightly)])
 
 
 def enqueue(storage: Storage, method: str, **arguments: object) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import itertools
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -194,15 +193,6 @@ def replace_descriptors(ctx: WorkerContext, path: str) -> None:
 
 
 @app.job()
-def close_files(ctx: WorkerContext, beginning: str) -> None:
-    """Close every descriptor of a file whose path begins like this."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}").startswith(beginning):
-                os.close(int(name))
-
-
-@app.job()
 def replace_descriptors_and_fork(ctx: WorkerContext, folder: str) -> None:
     """Close every descriptor, open files that are given the numbers, and fork."""
     note(ctx, "start")
@@ -255,20 +245,6 @@ def outgrow_a_group(ctx: WorkerContext, entrance: str, mib: int) -> None:
     with open(entrance, "w") as file:
         file.write(str(os.getpid()))
     bytearray(b"x") * (mib * 1024 * 1024)
-
-
-@app.job()
-def random_bytes(ctx: WorkerContext) -> str:
-    """What the random generator gives first."""
-    return f"{random.getrandbits(64):x}"
-
-
-@app.job()
-def flood(ctx: WorkerContext, lines: int) -> None:
-    """Print more than any pipe holds."""
-    note(ctx, "start")
-    for _ in range(lines):
-        print("x" * 1023)
 
 
 @app.job()

@@ -15,6 +15,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.server import Supervisor
 from tests.processes.journal import note
+from tests.until import wait_at
 
 app = QmlApp()
 
@@ -25,12 +26,19 @@ def tick(ctx: WorkerContext) -> None:
     note(ctx, "tick")
 
 
-@app.job(retry=RetryPolicy.fixed(timedelta(seconds=8), jitter=0.0, max_attempts=2))
+@app.job(retry=RetryPolicy.fixed(timedelta(seconds=4), jitter=0.0, max_attempts=2))
 def flaky(ctx: WorkerContext) -> None:
     """Fail at the first attempt."""
     note(ctx, f"attempt {ctx.attempt}")
     if ctx.attempt == 1:
         raise ValueError("the first time")
+
+
+@app.job(timeout=timedelta(minutes=10), retry=RetryPolicy.none())
+def wait_for(ctx: WorkerContext, gate: str) -> None:
+    """Wait until the file is there."""
+    note(ctx, "start")
+    wait_at(Path(gate))
 
 
 class SteppedClock(SystemClock):

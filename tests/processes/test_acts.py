@@ -19,24 +19,19 @@ from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,
-    is_stopped,
+    few,
     left_in_registry,
     stop_between_writes,
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 MakeFarServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 ANNA = Asker(who="anna@laptop", where="cli")
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
 
 
 @pytest.fixture
@@ -131,26 +126,6 @@ def test_one_worker_is_replaced_after_its_job(far: MakeFarServer, storage: Stora
     assert (again.state, again.said) == (ActState.FAILED, "the worker is not there any more")
 
 
-def test_the_replacement_of_a_worker_whose_place_is_taken_away_meanwhile_ends(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one, gate = server("-w", "2", app=GATED).start(ready=2), tmp_path / "gate"
-    for _ in range(2):
-        begun_gated(storage, one, gate)
-    (second,) = (worker for worker in storage.list_workers() if worker.number == 2)
-    request = ActRequest(kind=ActKind.REPLACE, server_id=second.server_id, worker_id=second.id, by=ANNA)
-    storage.ask(request)
-    wait_until(lambda: one.log().count("is ready") == 3, what="the replacement")
-
-    one.signal(signal.SIGTTOU)
-    wait_until(lambda: "left as told" in one.log(), what="the leave of the replacement, which is idle")
-    gate.touch()
-
-    act = end_of(storage, request, one)
-    assert (act.state, act.said) == (ActState.DONE, "has left; its place is not wanted any more")
-    assert one.stop() == 0
-
-
 def _act(storage: Storage, request: ActRequest) -> Act:
     act = storage.get_act(request.id)
     assert act is not None
@@ -162,6 +137,7 @@ def _workers(storage: Storage, count: int) -> list[WorkerInfo] | None:
     return found if len(found) == count else None
 
 
+@pytest.mark.nightly
 def test_a_reload_tells_what_became_of_the_new_code(
     far: MakeFarServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -204,7 +180,7 @@ def test_claims_are_paused_and_resumed(far: MakeFarServer, storage: Storage, tmp
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
 
 
-@pytest.mark.parametrize("then_stop", [False, True], ids=["stays", "stops"])
+@few("then_stop", [True], nightly=[False])
 def test_a_server_is_drained_once_nothing_is_left_of_what_it_had_claimed(
     far: MakeFarServer, storage: Storage, tmp_path: Path, then_stop: bool
 ) -> None:
@@ -230,20 +206,6 @@ def test_a_server_is_drained_once_nothing_is_left_of_what_it_had_claimed(
         assert the_server(storage).paused
         end_of(storage, ask(storage, ActKind.RESUME), one)
         wait_for_state(storage, waiting, StateName.SUCCEEDED)
-
-
-def test_a_drain_ends_when_claims_are_resumed_meanwhile(
-    far: MakeFarServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = far(1)
-    begun_gated(storage, one, tmp_path / "gate")
-    drain = ask(storage, ActKind.DRAIN, then_stop=True)
-    wait_until(lambda: _act(storage, drain).state is ActState.TAKEN)
-
-    end_of(storage, ask(storage, ActKind.RESUME), one)
-
-    act = end_of(storage, drain, one)
-    assert (act.state, act.said) == (ActState.FAILED, "claims were resumed meanwhile")
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["after-jobs", "at-once"])
@@ -302,6 +264,7 @@ def test_a_server_that_was_stopped_past_the_time_limit_does_nothing_of_it(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_what_was_begun_by_a_server_that_is_killed_is_told_as_unfinished(
     far: MakeFarServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -317,9 +280,6 @@ def test_what_was_begun_by_a_server_that_is_killed_is_told_as_unfinished(
     assert _act(storage, request).state is ActState.UNFINISHED
 
 
-POINTS = ("acts.taken", "acts.telling", "acts.told")
-
-
 def armed(server: MakeServer, point: str, action: str, folder: Path) -> Server:
     """A server that does so at its first time there."""
     one = server("-w", "1", app=GATED)
@@ -327,7 +287,7 @@ def armed(server: MakeServer, point: str, action: str, folder: Path) -> Server:
     return one.start()
 
 
-@pytest.mark.parametrize("point", POINTS)
+@few("point", ["acts.telling"], nightly=["acts.taken", "acts.told"])
 def test_a_reply_that_is_lost_has_it_done_once_and_told(
     server: MakeServer, storage: Storage, tmp_path: Path, point: str
 ) -> None:
@@ -342,40 +302,3 @@ def test_a_reply_that_is_lost_has_it_done_once_and_told(
     assert (act.state, act.said) == (ActState.DONE, "1 worker replaced")
     assert one.log().count("Asked to reload") == 1
     assert one.stop() == 0
-
-
-def test_claims_that_are_told_to_be_paused_are_so_in_the_registry(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = armed(server, "acts.told", "stop", tmp_path)
-    (info,) = storage.list_servers()
-    request = ActRequest(kind=ActKind.PAUSE, server_id=info.id, by=ANNA)
-
-    storage.ask(request)
-    wait_until(lambda: is_stopped(one.pid), what=one.log)
-
-    (info,) = storage.list_servers()
-    assert (_act(storage, request).state, info.paused) == (ActState.DONE, True)
-    one.signal(signal.SIGCONT)
-    assert one.stop() == 0
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_a_server_that_is_killed_at_whichever_point_leaves_no_act_to_its_successor(
-    server: MakeServer, storage: Storage, tmp_path: Path, point: str
-) -> None:
-    one = armed(server, point, "kill", tmp_path)
-    (info,) = storage.list_servers()
-    request = ActRequest(kind=ActKind.PAUSE, server_id=info.id, by=ANNA)
-
-    storage.ask(request)
-
-    assert one.wait() == -signal.SIGKILL
-    successor = server("-w", "1", app=GATED).start()
-    told = ActState.DONE if point == "acts.told" else ActState.UNFINISHED
-    assert end_of(storage, request, successor).state is told
-    wait_until(lambda: len(storage.list_servers()) == 1, what="the end of the row of the dead one")
-    (info,) = storage.list_servers()
-    assert not info.paused
-    assert successor.log().count("Asked to pause") == (0 if point == "acts.taken" else 1)
-    assert successor.stop() == 0

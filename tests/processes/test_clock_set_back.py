@@ -17,16 +17,17 @@ from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT, enqueue, wait_for_state, wait_until
+from tests.processes.harness import ROOT, enqueue, few, state_of, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL, read_journal
 
 
 @pytest.mark.fault(88)
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("steps_s", [(-3600.0,), (172800.0, 0.0)], ids=["an-hour-back", "two-days-and-back"])
+@few("steps_s", [(-3600.0,)], nightly=[((172800.0, 0.0),)])
 def test_firings_and_retries_go_on_when_the_clock_is_set_back(
     url: str, storage: Storage, tmp_path: Path, steps_s: tuple[float, ...]
 ) -> None:
+    # Some 8 s: firings, which come each second, and a retry that waits for four.
     offset, journal = tmp_path / "offset", tmp_path / "journal"
     set_clock(offset, 0.0)
 
@@ -59,6 +60,27 @@ def test_a_job_that_a_step_of_the_clock_makes_due_does_not_wait_for_a_poll(
         job_id = storage.enqueue(Job.new("tick", at=datetime.now(UTC) + timedelta(hours=1)))
         set_clock(offset, 7200.0)
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_step_of_the_clock_brings_no_running_job_nearer_to_its_limit(
+    url: str, storage: Storage, tmp_path: Path
+) -> None:
+    offset, journal, gate = tmp_path / "offset", tmp_path / "journal", tmp_path / "gate"
+    set_clock(offset, 0.0)
+    with stepped_server(url, offset, journal):
+        job_id = enqueue(storage, "wait_for", gate=str(gate))  # its limit is ten minutes
+        wait_until(lambda: read_journal(journal), what="the start")
+
+        set_clock(offset, 3600.0)
+        # What is due by the new time only is begun, so the server has turned since.
+        later = storage.enqueue(Job.new("tick", at=datetime.now(UTC) + timedelta(minutes=30)))
+        wait_until(lambda: state_of(storage, later) is not StateName.SCHEDULED, what="the new time")
+        gate.touch()
+
+        job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED)
+        assert (job.state_name, job.failures, job.claim_seq) == (StateName.SUCCEEDED, 0, 1)
 
 
 @contextmanager

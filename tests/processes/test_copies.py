@@ -1,7 +1,9 @@
-"""Tests: a server on the copy of a storage, made while servers work on the original, leaves those alone."""
+"""Tests: a server on the copy of a storage leaves the original alone; what is left in memory is removed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.cli.command import Qml
 from tests.postgres_cluster import remove_schema
+from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 from tests.storage.helpers import in_schema, open_patiently, patient_url
 from tests.storage_rows import run_raw
@@ -68,7 +71,7 @@ def test_a_server_on_a_copy_takes_over_the_jobs_there_and_ends_nothing_of_the_or
     two = Server(url=copy, folder=tmp_path / "other", app=GATED, flags=("-w", "1"), environment=SOON)
     try:
         two.start()
-        wait_until(lambda: any(line.claim_seq == 2 for line in two.journal()), what=two.log)
+        two.wait_until_running(claim_seq=2)
         assert not is_gone(worker)
         (tmp_path / "gate").touch()
 
@@ -101,3 +104,32 @@ def test_no_command_on_a_copy_finds_the_servers_of_the_original(
     assert said.code != 0
     assert "copied from" in said.err
     assert one.stop() == 0
+
+
+def test_the_folder_of_a_killed_server_is_gone_once_the_next_server_has_started(tmp_path: Path) -> None:
+    folders = [tmp_path / "killed", tmp_path / "next"]
+    for folder in folders:
+        folder.mkdir()
+    killed = Server(url="memory://", folder=folders[0], flags=("-w", "1"))
+    other = Server(url=f"sqlite:///{tmp_path / 'jobs.db'}", folder=folders[1], flags=("-w", "1"))
+    try:
+        killed.start(ready=None)
+        wait_until(lambda: "is ready" in killed.log(), what=killed.log)
+        left = wait_until(lambda: memory_folder_of(killed))
+        assert left.exists()  # a server beside this test may remove it from now on
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+
+        other.start()
+
+        assert not left.exists()
+        assert other.stop() == 0
+    finally:
+        killed.clean_up()
+        other.clean_up()
+
+
+def memory_folder_of(server: Server) -> Path | None:
+    """Where the database that it has open lies."""
+    files = (Path(file) for file in open_files(server.pid).values())
+    return next((file.parent for file in files if file.name == "memory.db"), None)

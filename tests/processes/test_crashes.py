@@ -1,21 +1,26 @@
-"""Tests: workers that die, by whatever hand, and what becomes of their jobs."""
+"""Tests: workers that die, by whatever hand: their jobs, what had ended in them, and what follows."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qml_mp import host
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.outcome import Attempt, AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
+from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign, is_held
 from tests.processes.cgroup import small_memory
-from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_gone, is_stopped, wait_for_state, wait_until
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 
@@ -26,7 +31,7 @@ def test_a_killed_workers_job_runs_again_and_its_attempt_is_kept(
 ) -> None:
     one, gate = server("-w", "2", app=GATED).start(ready=2), tmp_path / "gate"
     job_id = enqueue(storage, "gated", gate=str(gate))
-    first = wait_until(lambda: next((line for line in one.journal() if line.what == "start"), None))
+    first = one.wait_until_running()
 
     os.kill(first.pid, signal.SIGKILL)
     gate.touch()
@@ -66,7 +71,7 @@ def test_a_worker_that_the_oom_killer_ends_is_a_crash_that_says_so(
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize("exit_code", [0, 1, 80])
+@few("exit_code", [0], nightly=[1, 80])
 def test_a_job_that_exits_its_process_is_never_a_success(
     server: MakeServer, storage: Storage, exit_code: int
 ) -> None:
@@ -143,7 +148,7 @@ def title_of(pid: str) -> str:
         return ""
 
 
-@pytest.mark.parametrize("method", ["die_once_only", "die_at_most_twice"])
+@few("method", ["die_at_most_twice"], nightly=["die_once_only"])
 def test_a_functions_own_crash_budget_holds_also_for_jobs_enqueued_by_name(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -162,3 +167,148 @@ def test_a_jobs_own_crash_budget_wins(server: MakeServer, storage: Storage) -> N
 
     assert wait_for_state(storage, job_id, StateName.FAILED).crashes == 1
     assert one.stop() == 0
+
+
+APP = "tests.processes.apps_stacks:app"
+DEATHS = few("death", [signal.SIGSEGV], nightly=[signal.SIGKILL])
+
+
+def fallen(storage: Storage, death: signal.Signals) -> Attempt:
+    job_id = enqueue(storage, "fall", signal_number=int(death))
+    wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    return attempt
+
+
+def assert_is_its_own(attempt: Attempt, death: signal.Signals) -> None:
+    """No process writes its stack when it is killed by SIGKILL, and each does when it dies of SIGSEGV."""
+    assert attempt.process.signal == death
+    assert attempt.error is not None
+    if death is signal.SIGKILL:
+        assert attempt.error.traceback is None
+    else:
+        told = str(attempt.error.traceback)
+        assert told.startswith("Fatal Python error: Segmentation fault")
+        assert told.count("most recent call last") == 1
+        assert " in fall" in told
+
+
+@DEATHS
+def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran_then(
+    server: MakeServer, storage: Storage, tmp_path: Path, death: signal.Signals
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal)
+    wait_until(lambda: "Worker 1 is ready" in one.log())  # or it would not be asked
+    asked = 0
+
+    def is_printed() -> bool:
+        """A worker that waits for a processor is printed without a stack."""
+        nonlocal asked
+        log = one.log()
+        if "in gated" not in log and log.count(", gated):") == asked:
+            one.signal(signal.SIGUSR1)
+            asked += 1
+        return "in gated" in log
+
+    wait_until(is_printed, what=one.log)
+    (tmp_path / "gate").touch()
+    worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
+
+    attempt = fallen(storage, death)
+
+    assert attempt.pid == worker
+    assert_is_its_own(attempt, death)
+    assert one.stop() == 0
+
+
+TOO_LONG_FOR_SHARED_MEMORY = 1_030_000
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    ("moment", "chars", "runs"),
+    [
+        ("outcome.recorded", 1, 1),
+        ("finish.before", TOO_LONG_FOR_SHARED_MEMORY, 2),
+    ],
+)
+def test_what_follows_is_enqueued_once_whenever_the_worker_dies(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path, moment: str, chars: int, runs: int
+) -> None:
+    one = server("-w", "1")
+    one.program = ("-m", "tests.failpoints", f"worker/{moment}=kill@{tmp_path / 'mark'}")
+    one.start(ready=None)
+
+    first_id = enqueue(storage, "lead", followers=2, chars=chars)
+
+    first = wait_for_state(storage, first_id, StateName.SUCCEEDED)
+    assert (first.claim_seq, first.crashes) == (runs, runs - 1)
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 3, what=one.log)
+    followers = storage.list_jobs(JobFilter(method="quick")).jobs
+    assert [job.metadata["parent_id"] for job in followers] == [first_id] * 2
+    assert sum(line.job_id == first_id for line in one.journal()) == runs
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(4)
+def test_what_follows_is_enqueued_by_the_guardian_when_worker_and_supervisor_die_at_a_time(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1")
+    one.program = ("-m", "tests.failpoints", f"worker/outcome.recorded=stop@{tmp_path / 'mark'}")
+    one.start()
+    [worker] = one.worker_pids().values()
+
+    first_id = enqueue(storage, "lead", followers=2, chars=1)
+    wait_until(lambda: is_stopped(worker), what=one.log)
+    one.signal(signal.SIGSTOP)  # or it would see the death of the worker
+    os.kill(worker, signal.SIGKILL)
+    one.signal(signal.SIGKILL)
+    one.wait()
+
+    first = wait_for_state(storage, first_id, StateName.SUCCEEDED)  # nobody serves the storage now
+    assert (first.claim_seq, first.crashes) == (1, 0)
+    followers = storage.list_jobs(JobFilter(method="quick")).jobs
+    assert [job.state_name for job in followers] == [StateName.ENQUEUED] * 2
+    assert [job.metadata["parent_id"] for job in followers] == [first_id] * 2
+
+
+@pytest.mark.fault(4)
+def test_what_had_ended_in_a_worker_killed_at_the_deadline_is_written_when_its_server_is_killed_leaving(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "1")
+    armed = f"worker/finish.before=stop@{tmp_path / 'mark'};supervisor/settle.before=kill"
+    one.program = ("-m", "tests.failpoints", armed)
+    one.start()
+    [worker] = one.worker_pids().values()
+    job_id = enqueue(storage, "quick")
+    wait_until(lambda: is_stopped(worker), what=one.log)
+
+    assert one.stop() == -signal.SIGKILL, one.log()
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no such names of sockets")
+@pytest.mark.fault(4)
+def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
+    app = "tests.soak.apps:app"
+    # No grace: a second signal that came half a second after the first would have the worker release its job.
+    one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0").start(ready=1)
+    supervisor = host.identity(one.pid)
+    wait_until(lambda: is_held(supervisor), what="the guardian's sign")
+    job_id = enqueue(storage, "fatal_once")
+    wait_until(one.journal, what=one.log)
+    one.signal(signal.SIGKILL)
+    one.wait()
+    sign = wait_until(lambda: hold_sign(supervisor), what="the end of the guardian")
+
+    two = server("-w", "1", app=app).start(ready=1)
+    assert storage.list_servers()
+    assert [claim.key.claim_seq for claim in storage.claims()] == [1]
+    sign.close()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
+    assert two.stop() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,16 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qml_mp import host
-from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.workers.fork import fork_child, reap
-from tests.postgres_cluster import free_port
-from tests.processes.harness import PATIENCE_S, ROOT, is_gone, left_in_registry, wait_for_state, wait_until
+from tests.processes.harness import (
+    PATIENCE_S,
+    ROOT,
+    few,
+    is_gone,
+    left_in_registry,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.journal import JOURNAL
 
 StartHost = Callable[[str], "subprocess.Popen[bytes]"]
@@ -86,6 +93,7 @@ def test_a_script_starts_and_stops_a_server_twice_and_finds_everything_as_it_was
 @pytest.mark.fault(66)
 @pytest.mark.fault(67)
 def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: ReportOf) -> None:
+    # Some 5 s: two starts of an interpreter beside a thread that is busy.
     assert report_of("threaded") == {
         "same": True,
         "own child": 7,
@@ -95,6 +103,7 @@ def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: Repo
     }
 
 
+@pytest.mark.nightly
 def test_of_the_threads_that_start_a_server_at_a_time_one_does_and_all_may_stop_it(
     report_of: ReportOf,
 ) -> None:
@@ -111,50 +120,7 @@ def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: R
 
 
 @pytest.mark.fault(67)
-def test_a_child_that_its_host_collects_while_it_is_being_reaped_is_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    child = fork_child(lambda: 0, ours=(), theirs=())
-    ask = os.waitid
-
-    def answer_and_collect(kind: int, pid: int, options: int) -> object:
-        answer = ask(kind, pid, options)
-        os.waitpid(pid, 0)
-        return answer or child
-
-    monkeypatch.setattr(os, "waitid", answer_and_collect)
-
-    assert reap(child) == ProcessFacts(pid=child.pid)
-
-
-def test_a_child_is_reaped_with_its_group_where_the_system_cannot_look_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As macOS before Python 3.13."""
-    monkeypatch.delattr(os, "waitid")
-    hearing, telling = os.pipe()
-    reading, writing = os.pipe()
-
-    def leave_one_behind() -> int:
-        program = subprocess.Popen(["sleep", "600"])
-        os.write(writing, str(program.pid).encode())
-        os.read(hearing, 1)
-        return 7
-
-    child = fork_child(leave_one_behind, ours={reading, telling}, theirs={hearing, writing})
-    left = int(os.read(reading, 100))
-    assert reap(child) is None
-    os.close(telling)
-
-    facts = wait_until(lambda: reap(child), what="the child's end")
-
-    assert (facts.pid, facts.exit_code, facts.signal) == (child.pid, 7, None)
-    wait_until(lambda: is_gone(left), what="the end of its group")
-    os.close(reading)
-
-
-@pytest.mark.fault(67)
-@pytest.mark.parametrize("name", ["in_a_loop", "in_a_loop_with_threads"])
+@few("name", ["in_a_loop_with_threads"], nightly=["in_a_loop"])
 def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
     report_of: ReportOf, name: str
 ) -> None:
@@ -168,23 +134,13 @@ def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
     }
 
 
-def test_an_app_that_its_host_has_imported_is_in_memory_though_it_is_given_by_name(
-    report_of: ReportOf, tmp_path: Path
-) -> None:
-    assert report_of("deployed") == {"workers": 2}
-
-    log = (tmp_path / "errors").read_text()
-    assert "they run the code that was loaded at the start; restart the server to change it" in log
-    assert "new code" not in log
-
-
 @pytest.mark.fault(68)
 def test_a_copy_that_the_host_forks_sees_the_server_and_cannot_end_it(report_of: ReportOf) -> None:
     assert report_of("copied") == {"copy": 0, "running": True, "exit code": 0}
 
 
 @pytest.mark.fault(68)
-@pytest.mark.parametrize("name", ["doomed", "doomed_with_threads"])
+@few("name", ["doomed"], nightly=["doomed_with_threads"])
 def test_a_killed_hosts_server_finishes_its_job_and_leaves_whatever_the_hosts_children_do(
     start_host: StartHost, storage: Storage, tmp_path: Path, name: str
 ) -> None:
@@ -217,6 +173,7 @@ def family(storage: Storage) -> list[ProcessIdentity]:
 
 
 def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(report_of: ReportOf) -> None:
+    # Some 6 s: six starts, most of them of an interpreter.
     told = report_of("unlucky")
 
     errors = {name: value[:2] for name, value in told.items() if isinstance(value, list)}
@@ -234,71 +191,6 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
     assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 6
 
 
-def test_a_thread_that_has_been_joined_and_is_still_listed_is_none_that_the_host_has(
-    report_of: ReportOf,
-) -> None:
-    assert report_of("just_joined") == {"exit code": 0}
-
-
-_HOST_WITH_ITS_OWN_QML_MP = """
-import json, sys, threading, time, urllib.request
-from qml_mp import BackgroundJobServer, ServerConfig
-from vendored_tasks import app, look
-
-address, how, within_s = sys.argv[1:]
-if how == "spawned":
-    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-with BackgroundJobServer(ServerConfig(worker_count=1, metrics=address), app.storage, "vendored_tasks:app"):
-    seen = look.enqueue().wait(timeout=float(within_s))
-    deadline = time.monotonic() + float(within_s)
-    while True:
-        try:
-            seen.append(urllib.request.urlopen(f"http://{address}/livez", timeout=5).status)
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)  # between two looks
-print(json.dumps(seen))
-"""
-_ITS_TASKS = """
-import sys
-import qml_mp
-from qml_mp import QmlApp
-app = QmlApp({url!r})
-
-@app.job()
-def look() -> list:
-    return [qml_mp.__file__, sys.flags.optimize, sys.flags.utf8_mode]
-"""
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("how", ["forked", "spawned"])
-def test_all_processes_of_a_server_have_the_hosts_own_qml_mp_and_its_options(
-    url: str, tmp_path: Path, how: str
-) -> None:
-    ours, others = tmp_path / "program", tmp_path / "installed" / "qml_mp"
-    ours.mkdir()
-    (ours / "qml_mp").symlink_to(ROOT / "qml_mp")
-    (ours / "main.py").write_text(_HOST_WITH_ITS_OWN_QML_MP)
-    (ours / "vendored_tasks.py").write_text(_ITS_TASKS.format(url=url))
-    others.mkdir(parents=True)
-    (others / "__init__.py").write_text("raise ImportError('another qml-mp')\n")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
-
-    ended = subprocess.run(
-        [
-            sys.executable, "-O", "-X", "utf8", str(ours / "main.py"),
-            f"127.0.0.1:{free_port()}", how, str(PATIENCE_S),
-        ],
-        cwd=tmp_path, env={**kept, "PYTHONPATH": str(others.parent), "PYTHONUTF8": "0"},
-        capture_output=True, text=True, timeout=3 * PATIENCE_S, check=False,
-    )  # fmt: skip
-
-    assert ended.stdout, ended.stderr
-    assert json.loads(ended.stdout) == [str(ours / "qml_mp" / "__init__.py"), 1, 1, 200]
-
-
 @pytest.mark.fault(65)
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_beside_a_connection_of_the_hosts_own_a_server_is_spawned_or_refused(report_of: ReportOf) -> None:
@@ -314,10 +206,19 @@ def test_beside_a_connection_of_the_hosts_own_a_server_is_spawned_or_refused(rep
     assert told["exit codes"] == [0, 0]
 
 
-def test_a_handler_may_stop_the_server_that_is_being_started(report_of: ReportOf) -> None:
-    assert report_of("stopped_early") == {"running": [False, False], "handled": ["SIGUSR1", "SIGUSR2"]}
+@pytest.mark.parametrize(
+    "url",
+    ["memory", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sqlite", "postgres"))],
+    indirect=True,
+)
+def test_jobs_use_the_storage_that_their_program_gave_to_its_server(start_host: StartHost) -> None:
+    process = start_host("forwarding")
+    output, _ = process.communicate(timeout=2 * PATIENCE_S)
+
+    assert json.loads(output.decode().splitlines()[-1]) == {"failures": 0, "crashes": 0, "jobs": 120}
 
 
+@pytest.mark.nightly
 def test_a_server_runs_what_its_app_declares_when_it_starts_and_not_when_it_was_made(
     report_of: ReportOf,
 ) -> None:
@@ -331,3 +232,133 @@ def test_a_server_runs_what_its_app_declares_when_it_starts_and_not_when_it_was_
 
 def test_a_server_that_cannot_start_leaves_no_descriptor_in_its_host(report_of: ReportOf) -> None:
     assert report_of("never_started") == {"tries": 3, "leaves none open": True}
+
+
+_SCRIPT = """
+from qml_mp import BackgroundJobServer, QmlApp, ServerConfig, open_storage
+
+app = QmlApp({url!r})
+
+@app.job()
+def work() -> int:
+    return 7
+
+def main() -> None:
+    server = BackgroundJobServer(ServerConfig(worker_count=1), open_storage({url!r}), "unguarded:app")
+    {start}
+    print(work.enqueue().wait(timeout=60))
+    server.stop()
+
+{guard}main()
+"""
+
+
+def run_script(url: str, folder: Path, **parts: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "unguarded.py"
+    script.write_text(_SCRIPT.format(url=url, **{"guard": "", **parts}))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+    return subprocess.run(
+        [sys.executable, str(script)], cwd=folder, env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@few("start", ["server.start()"], nightly=["server.run()"])
+def test_a_script_without_a_main_guard_is_told_of_it_and_runs_nothing_twice(
+    storage: Storage, url: str, tmp_path: Path, start: str
+) -> None:
+    script = run_script(url, tmp_path, start=start)
+
+    assert script.returncode == 1
+    assert "each worker would start another one" in script.stderr
+    assert 'if __name__ == "__main__":' in script.stderr
+    assert sum(storage.job_counts().values()) == 0
+    assert storage.list_servers() == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_with_the_guard_it_runs(storage: Storage, url: str, tmp_path: Path) -> None:
+    guard = 'if __name__ == "__main__":\n    '
+
+    script = run_script(url, tmp_path, start="server.start()", guard=guard)
+
+    assert (script.returncode, script.stdout) == (0, "7\n"), script.stderr
+    assert sum(storage.job_counts().values()) == 1
+
+
+SERVICE = "examples.fastapi_service:service"
+
+
+@pytest.fixture
+def service(url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The example under uvicorn, on a port that the system picks."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", SERVICE, "--port", "0"],
+            cwd=ROOT, env={**kept, "QML_MP_URL": url},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def client(service: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[httpx.Client]:
+    """An HTTP client of the service, once it takes requests."""
+
+    def address() -> str | None:
+        log = (tmp_path / "log").read_text()
+        assert service.poll() is None, log
+        found = re.search(r"running on (http://\S+)", log)
+        return found and found[1]
+
+    found = wait_until(address, what="the service")
+    with httpx.Client(base_url=found, trust_env=False, timeout=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.mark.fault(67)
+def test_requests_enqueue_jobs_and_read_results_and_miss_unknown_ones_and_sigterm_ends_everything(
+    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage, tmp_path: Path
+) -> None:
+    accepted = client.post("/words", json={"text": "to be or not to be"})
+
+    def ended() -> dict[str, object] | None:
+        answer: dict[str, object] = client.get(f"/jobs/{accepted.json()['id']}").json()
+        return answer if answer["state"] == "succeeded" else None
+
+    answer = wait_until(ended, what="the result")
+    unknown = [client.get(f"/jobs/{job_id}") for job_id in ("01900000-0000-7000-8000-000000000000", "what")]
+    refused = client.post("/words", json={"text": "\0"})
+    ours = family(storage)
+    service.send_signal(signal.SIGTERM)
+
+    assert accepted.status_code == 202
+    assert answer["result"] == {"to": 2, "be": 2, "or": 1, "not": 1}
+    assert [each.status_code for each in unknown] == [404, 404]
+    assert refused.status_code == 422
+    assert client_error(service) == 0
+    assert not any(host.is_alive(one) for one in ours)
+    assert left_in_registry(storage, (tmp_path / "log").read_text()) == []
+
+
+def client_error(service: subprocess.Popen[bytes]) -> int:
+    """The service's exit code; uvicorn raises the signal again after its orderly end."""
+    code = service.wait(60)
+    return 0 if code == -signal.SIGTERM else code
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(67)
+def test_a_killed_service_leaves_no_process(
+    service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage, tmp_path: Path
+) -> None:
+    ours = family(storage)
+
+    service.kill()
+
+    wait_until(lambda: not any(host.is_alive(one) for one in ours), what="the end of the server")
+    assert left_in_registry(storage, (tmp_path / "log").read_text()) == []

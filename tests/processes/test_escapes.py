@@ -18,31 +18,23 @@ from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,
+    few,
     is_gone,
     is_stopped,
     result_of,
-    state_of,
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 from tests.processes.test_crashes import guardian_of
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
-FAULTS = "tests.processes.apps_faults:app"
-WITHOUT_KILL = ("setpriv", "--bounding-set", "-kill", "--")
-"""Root, without the right to signal processes of others."""
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5", "QML_MP_ORPHAN_GRACE": "0.5"}
 IN_A_GROUP_OF_ITS_OWN = (
     sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
 """So that the escaped jobs do not end up in the group of the tests."""
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def bystander(one: Server) -> Iterator[subprocess.Popen[bytes]]:
 
 def escaped(one: Server) -> int:
     """The pid of the worker whose job has left its group."""
-    pid = wait_until(lambda: next((line.pid for line in one.journal()), None), what=one.log)
+    pid = one.wait_until_running().pid
     assert os.getpgid(pid) == one.pid
     return pid
 
@@ -88,7 +80,7 @@ def test_its_time_limit_kills_a_job_that_has_joined_the_supervisors_group_and_no
 
 
 @pytest.mark.fault(79)
-@pytest.mark.parametrize("signals", [["TERM"], ["TERM", "TERM"], ["QUIT"]])
+@few("signals", [["QUIT"]], nightly=[["TERM"], ["TERM", "TERM"]])
 def test_a_stop_ends_a_job_that_has_joined_the_supervisors_group(
     one: Server, storage: Storage, bystander: subprocess.Popen[bytes], signals: list[str]
 ) -> None:
@@ -118,6 +110,7 @@ def test_the_guardian_of_a_killed_supervisor_ends_a_job_that_has_joined_its_grou
     assert bystander.poll() is None
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(79)
 def test_the_next_server_ends_a_job_that_has_outlived_its_supervisor_outside_of_its_group(
     one: Server, storage: Storage, server: MakeServer, bystander: subprocess.Popen[bytes]
@@ -151,25 +144,3 @@ def test_a_worker_is_put_back_into_its_own_group_after_a_job_that_left_it(
 
     assert result_of(storage, "group") == [worker, worker]
     assert one.stop() == 0
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
-def test_a_worker_that_may_not_be_signalled_ends_neither_its_server_nor_is_it_waited_for(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "2", app=FAULTS, QML_MP_SHUTDOWN_TIMEOUT="1", **QUICK)
-    one.prefix = WITHOUT_KILL
-    one.start(ready=2)
-    job_id = storage.enqueue(Job.new("become_another_user", timeout=timedelta(seconds=2)))
-    wait_until(lambda: one.log().count("may not be signalled"), what="the try to end it")
-
-    result_of(storage, "quick")
-    (line,) = [each for each in one.journal() if each.job_id == job_id]
-    code = one.stop()
-
-    assert code == 0, one.log()
-    assert one.log().count("may not be signalled") == 1
-    assert f"(pid {line.pid}) cannot be killed and is left" in one.log()
-    assert not is_gone(line.pid)
-    assert state_of(storage, job_id) is StateName.PROCESSING  # nobody else may run it
-    os.kill(line.pid, signal.SIGKILL)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,9 +18,9 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
-from tests.processes.test_crashes import guardian_of
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
+LIKELIER = "postgres"
 APP = "tests.processes.apps_storage_faults:app"
 REFUSAL = "the user refuses this"
 MakeServer = Callable[..., Server]
@@ -76,72 +74,11 @@ def in_a_job(server: MakeServer, storage: Storage, folder: Path) -> tuple[Server
     return one, job_id
 
 
-def kill_at_once(*servers: Server) -> None:
-    """With their workers. None sees another one dead, nor one of its workers."""
-    for one in servers:
-        one.signal(signal.SIGSTOP)
-        wait_until(partial(is_stopped, one.pid), what="the stop")
-    for one in servers:
-        for pid in one.worker_pids().values():
-            os.killpg(pid, signal.SIGKILL)
-        one.signal(signal.SIGKILL)
-        one.wait()
-
-
-@pytest.mark.fault(75)
-def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_waiting(
-    server: MakeServer, storage: Storage, url: str, tmp_path: Path
-) -> None:
-    first, refused_id = in_a_job(server, storage, tmp_path / "refused")
-    second, free_id = in_a_job(server, storage, tmp_path / "free")
-    kill_at_once(first, second)  # or the second would see to the job of the first
-
-    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
-        heir = server("-w", "1", app=APP).start()
-        wait_until(lambda: free_id in [line.job_id for line in heir.journal()], what=heir.log)
-        (tmp_path / "free" / "gate").touch()
-        wait_for_state(storage, free_id, StateName.SUCCEEDED)
-        assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
-
-    (tmp_path / "refused" / "gate").touch()
-    wait_for_state(storage, refused_id, StateName.SUCCEEDED)
-
-
-@pytest.mark.fault(75)
-def test_a_dead_servers_job_that_is_refused_keeps_none_of_its_others_and_is_told_once(
-    server: MakeServer, storage: Storage, url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "first").mkdir()
-    first = server("-w", "2", app=APP)
-    first.folder = tmp_path / "first"
-    first.start(ready=2)
-    refused_id, free_id = (
-        enqueue(storage, "gated", gate=str(tmp_path / each)) for each in ("gate", "free gate")
-    )
-    wait_until(lambda: len(first.journal()) == 2, what=first.log)
-    kill_at_once(first)
-
-    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
-        heir = server("-w", "1", app=APP).start()
-        (tmp_path / "free gate").touch()
-        wait_for_state(storage, free_id, StateName.SUCCEEDED)
-        assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
-        assert len(storage.list_servers()) == 2
-
-    (tmp_path / "gate").touch()
-    wait_for_state(storage, refused_id, StateName.SUCCEEDED)
-    wait_until(lambda: len(storage.list_servers()) == 1, what=heir.log)
-    told = [line for line in heir.log().splitlines() if f"failed at job {refused_id}" in line]
-    assert len(told) == 1, heir.log()
-    assert "Giving back the jobs of dead server" in told[0]
-    assert REFUSAL in told[0]
-    assert heir.stop() == 0
-
-
 @pytest.mark.fault(75)
 def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
+    # Some 7 s: a cleanup is tried again ever more rarely.
     one, job_id = in_a_job(server, storage, tmp_path / "one")
 
     with refusing(url, "DELETE", "OLD.method = 'plain'"):
@@ -159,6 +96,7 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     assert two.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(75)
 def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
     server: MakeServer, storage: Storage, url: str
@@ -177,6 +115,7 @@ def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(75)
 def test_a_template_whose_job_is_refused_keeps_no_other_from_its_time_and_is_told_once(
     server: MakeServer, storage: Storage, url: str
@@ -194,50 +133,3 @@ def test_a_template_whose_job_is_refused_keeps_no_other_from_its_time_and_is_tol
     assert one.log().count(told) == 1, one.log()
     assert refusals(one, "recurring") == 0, one.log()
     assert one.stop() == 0
-
-
-@pytest.mark.fault(75)
-def test_a_dead_workers_claim_that_cannot_be_settled_holds_up_no_other(
-    server: MakeServer, storage: Storage, url: str, tmp_path: Path
-) -> None:
-    one = server("-w", "2", app=APP).start(ready=2)
-    refused_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: len(one.journal()) == 1, what=one.log)
-    other_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: len(one.journal()) == 2, what=one.log)
-    first, second = (line.pid for line in one.journal())
-
-    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}' AND OLD.state = 'processing'"):
-        os.kill(first, signal.SIGKILL)
-        wait_until(lambda: REFUSAL in one.log(), what=one.log)
-        os.kill(second, signal.SIGKILL)
-        (tmp_path / "gate").touch()
-        assert wait_for_state(storage, other_id, StateName.SUCCEEDED).crashes == 1
-
-    assert wait_for_state(storage, refused_id, StateName.SUCCEEDED).crashes == 1
-    assert one.stop() == 0
-
-
-@pytest.mark.fault(75)
-def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_server_from_starting(
-    server: MakeServer, storage: Storage, url: str, tmp_path: Path
-) -> None:
-    one, job_id = in_a_job(server, storage, tmp_path / "one")
-    (begun,) = one.journal()
-    guardian = wait_until(lambda: guardian_of(one.pid))
-    one.signal(signal.SIGKILL)
-    one.wait()
-    with suppress(ProcessLookupError):
-        os.kill(begun.pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(begun.pid) and is_gone(guardian))  # the next start waits 2 s for them
-
-    with refusing(url, "UPDATE", f"OLD.id = '{job_id}' AND OLD.state = 'processing'"):
-        two = server("-w", "1", app=APP).start()
-        wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
-        assert REFUSAL in two.log()
-
-    (tmp_path / "one" / "gate").touch()
-    wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    assert "Cannot give back what earlier runs left" in two.log()
-    assert "Traceback" not in two.log()
-    assert two.stop() == 0

@@ -12,10 +12,13 @@ import pytest
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_stopped, state_of, wait_for_state, wait_until
 from tests.processes.leaving import leaving_patiently
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
+OTHER_FORKS = [("fork.after", 1), ("fork.after", 3), *(("fork.before", number) for number in (1, 2, 3))]
+"""Of the guardian, the first worker and the second one."""
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_an_outcome_is_written_once_though_the_storage_fails_before_or_after_it(
 
 
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("moment", ["settle.before", "settle.finished", "settle.after"])
+@few("moment", ["settle.finished"], nightly=["settle.before", "settle.after"])
 def test_a_supervisor_killed_while_it_settles_a_death_leaves_the_rest_to_the_next(
     place: MakeServer, storage: Storage, tmp_path: Path, moment: str
 ) -> None:
@@ -154,8 +157,7 @@ def test_a_supervisor_killed_while_it_settles_a_death_leaves_the_rest_to_the_nex
 
 
 @pytest.mark.fault(59)
-@pytest.mark.parametrize("number", [1, 2, 3])  # the guardian, the first worker, the second
-@pytest.mark.parametrize("moment", ["fork.before", "fork.after"])
+@few("moment, number", [("fork.after", 2)], nightly=OTHER_FORKS)
 def test_a_sigterm_while_forking_stops_the_server_and_leaves_no_orphan(
     place: MakeServer, storage: Storage, tmp_path: Path, moment: str, number: int
 ) -> None:
@@ -187,8 +189,7 @@ def test_a_sigterm_while_a_worker_boots_stops_the_server_and_leaves_no_orphan(
 
 @pytest.mark.fault(4)
 @pytest.mark.fault(59)
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("moment", ["fork.before", "fork.after"])
+@few("moment, number", [("fork.after", 2)], nightly=OTHER_FORKS)
 def test_a_supervisor_killed_while_forking_leaves_no_orphan_and_the_next_one_works(
     place: MakeServer, storage: Storage, tmp_path: Path, moment: str, number: int
 ) -> None:

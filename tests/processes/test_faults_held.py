@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
+import psycopg
 import pytest
 
-from qml_mp.core.job import Job, new_job_id
+from qml_mp.core.job import Claim, Job, new_job_id
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
-from qml_mp.storage.values import BY_DEFAULT
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.faults import most_held
-from tests.processes.harness import Server, is_stopped, stop_between_writes, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    few,
+    is_stopped,
+    result_of,
+    state_of,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, environment_of, fresh_ground
 from tests.soak.judge import Kills
 from tests.soak.scenario import judge_ground, nothing_left
+from tests.storage_rows import hold_writes, pause_writes, run_raw
 
+LIKELIER = "postgres"
 APP = "tests.processes.apps_held:app"
 BEFORE, AFTER = 80, 80
 """A worker claims 1, 2, 4, 8, 16 and 32 jobs at first, so the one after the first eighty has company on both
@@ -30,7 +45,7 @@ sides in its worker's hands. Where one of them takes long, on a busy machine, th
 HELD_AT_LEAST = 8
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
     with fresh_ground(request.param, url, seed=1) as ground:
@@ -99,7 +114,7 @@ def worker_of(ground: Ground, job_id: str) -> str:
 @pytest.mark.fault(10)
 @pytest.mark.fault(12)
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGABRT", "segfault", "exit", "close all"])
+@few("how", ["SIGKILL"], nightly=["SIGABRT", "segfault", "exit", "close all"])
 def test_a_job_that_ends_its_process_costs_those_held_with_it_nothing(ground: Ground, how: str) -> None:
     [fallen], others = enqueue_amid_brief_jobs(ground, Job.new("fall", {"how": how}))
 
@@ -112,23 +127,8 @@ def test_a_job_that_ends_its_process_costs_those_held_with_it_nothing(ground: Gr
     assert ground.audit.attempts() == {first_run_of(ground, fallen): AttemptKind.CRASH}
 
 
-@pytest.mark.fault(1)
-@pytest.mark.fault(9)
-def test_a_worker_killed_in_a_job_leaves_what_it_held_to_others_uncharged(ground: Ground) -> None:
-    [gated], others = enqueue_amid_brief_jobs(ground, Job.new("gated"))
-    server = serve(ground, "-w", "1")
-
-    os.kill(start_of(ground, gated).pid, signal.SIGKILL)
-    ground.open_gate(gated)
-    end_all(ground, server)
-
-    assert_sound(ground, [gated, *others], Kills(workers={worker_of(ground, gated)}))
-    assert set(runs_of(ground, others).values()) == {1}
-    assert ground.audit.attempts() == {first_run_of(ground, gated): AttemptKind.CRASH}
-
-
 @pytest.mark.fault(15)
-@pytest.mark.parametrize("how", ["sleeps", "grips", "computes"])
+@few("how", ["grips"], nightly=["sleeps", "computes"])
 def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Ground, how: str) -> None:
     [long], others = enqueue_amid_brief_jobs(ground, Job.new("gated", {"how": how}))
     server = serve(ground, "-w", "2")
@@ -142,10 +142,11 @@ def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Gr
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
-@pytest.mark.parametrize(
+@few("then", [signal.SIGCONT], nightly=[signal.SIGKILL])
+@few(
     "place",
-    ["claims.committed", "tickets.written:4", "claim.committed:20", "outcome.recorded:20", "finish.before:4"],
+    ["claim.committed:20"],
+    nightly=["claims.committed", "tickets.written:4", "outcome.recorded:20", "finish.before:4"],
 )
 def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     ground: Ground, place: str, then: signal.Signals
@@ -153,6 +154,7 @@ def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     let_one_stop(ground, brief(BEFORE + AFTER), place, then)
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("ground", ["postgres"], indirect=True)
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
@@ -186,7 +188,7 @@ def let_one_stop(ground: Ground, jobs: Sequence[Job], place: str, then: signal.S
 
 @pytest.mark.fault(4)
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("with_worker", [False, True])
+@few("with_worker", [True], nightly=[False])
 def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
     ground: Ground, with_worker: bool
 ) -> None:
@@ -210,7 +212,7 @@ def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
 
 
 @pytest.mark.fault(4)
-@pytest.mark.parametrize("place", ["outcome.recorded:20", "finish.before:5"])
+@few("place", ["outcome.recorded:20"], nightly=["finish.before:5"])
 def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
     ground: Ground, place: str
 ) -> None:
@@ -238,8 +240,8 @@ def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("notes", [False, True])
-@pytest.mark.parametrize("place", ["outcome.recorded:3", "finish.before:3"])
+@few("notes", [True], nightly=[False])
+@few("place", ["finish.before:3"], nightly=["outcome.recorded:3"])
 def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
     ground: Ground, place: str, notes: bool
 ) -> None:
@@ -257,42 +259,9 @@ def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
     assert ground.audit.attempts() == {}
 
 
-@pytest.mark.fault(1)
-def test_claims_that_go_back_are_not_charged_should_their_worker_die_over_it(ground: Ground) -> None:
-    """It was away for so long in the first of three that it begins no other, and dies when it has recorded
-    that the second one goes back."""
-    ids: list[str] = []
-    settings = environment_of({"fetch_batch_size": 3, "polling_interval": 0.05})
-
-    def enqueue(*lengths_s: float) -> list[str]:
-        return ground.storage.enqueue_many(Job.new("linger", {"seconds": seconds}) for seconds in lengths_s)
-
-    held = returned_before = 0
-    while held < 3:  # on a slow machine it may take fewer at a time, or give some back before
-        mark = ground.folder / f"mark-{len(ids)}"
-        ids += enqueue(*([0.0] * 20))
-        server = serve(ground, "-w", "1", failpoint=f"worker/giveback.recorded=kill@{mark}", **settings)
-        wait_until(lambda: not ground.audit.unfinished(), what=server.log)
-        stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
-        was_early, returned_before = mark.exists(), server.log().count("given back, uncharged")
-        three = enqueue(1.2, 0.0, 0.0)
-        ids += three
-        start_of(ground, three[0])
-        held = 0 if was_early else ground.storage.job_counts()[StateName.PROCESSING]
-        if held == 3:
-            wait_until(mark.exists, what=server.log)
-        server.signal(signal.SIGCONT)
-        end_all(ground, server)
-
-    assert succeeded(ground) == {*ids}
-    assert set(runs_of(ground, ids).values()) == {1}
-    assert server.log().count("given back, uncharged") - returned_before == 2
-    assert ground.audit.attempts() == {}
-
-
 @pytest.mark.fault(56)
 @pytest.mark.fault(59)
-@pytest.mark.parametrize("seconds", [0.02, 0.5])
+@few("seconds", [0.02], nightly=[0.5])
 def test_a_server_that_is_told_to_stop_gives_back_what_its_worker_holds(
     ground: Ground, seconds: float
 ) -> None:
@@ -328,7 +297,7 @@ def test_a_server_whose_claims_are_paused_holds_none_after_the_job_in_hand(groun
 
 
 @pytest.mark.fault(13)
-@pytest.mark.parametrize(("method", "term_grace_s"), [("linger", 600), ("grip", 0.3)])
+@few("method, term_grace_s", [("linger", 600)], nightly=[("grip", 0.3)])
 def test_a_time_limit_in_the_middle_of_a_batch_ends_its_own_job_alone(
     ground: Ground, method: str, term_grace_s: float
 ) -> None:
@@ -346,6 +315,7 @@ def test_a_time_limit_in_the_middle_of_a_batch_ends_its_own_job_alone(
     assert set(runs_of(ground, others).values()) == {1}
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(72)
 def test_jobs_that_are_cancelled_while_they_are_held_end_once(ground: Ground) -> None:
     ids: list[str] = []
@@ -371,6 +341,7 @@ def test_jobs_that_are_cancelled_while_they_are_held_end_once(ground: Ground) ->
     assert most_held(ground.audit.transitions()) >= HELD_AT_LEAST
 
 
+@pytest.mark.nightly
 def test_a_job_that_ends_just_as_its_supervisor_takes_the_others_makes_none_run_twice(ground: Ground) -> None:
     jobs = [
         Job.new("busy", {"seconds": ground.rng.uniform(0.045, 0.085)})
@@ -408,3 +379,167 @@ def registered(ground: Ground) -> list[tuple[str, int]]:
 
 def succeeded(ground: Ground) -> set[str]:
     return {row.id for row in ground.audit.jobs() if row.state is StateName.SUCCEEDED}
+
+
+LEAVES_PATIENTLY = True
+MakeServer = Callable[..., Server]
+HELD_UP = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE %s"
+
+
+def enqueue_naps(storage: Storage, method: str, *lengths_s: float) -> list[str]:
+    return storage.enqueue_many([Job.new(method, {"seconds": length_s}) for length_s in lengths_s])
+
+
+def have_succeeded(storage: Storage, ids: list[str]) -> bool:
+    """All of them. From the end, where the first that has not is soon found."""
+    return all(state_of(storage, job_id) is StateName.SUCCEEDED for job_id in reversed(ids))
+
+
+@pytest.fixture
+def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
+    """Makes a server in which a failpoint is armed for once."""
+
+    def make(failpoint: str, *flags: str) -> Server:
+        one = server(*flags, QML_MP_FETCH_BATCH_SIZE="100")
+        one.program = ("-m", "tests.failpoints", f"{failpoint}@{tmp_path / 'mark'}")
+        return one
+
+    return make
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@few("moment", ["exchange.received"], nightly=["exchange.sent"])
+def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_runs_none_twice(
+    place: MakeServer, storage: Storage, tmp_path: Path, moment: str
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.02] * 20))
+    one = place(f"{moment}=kill:3", "-w", "1").start(ready=None)
+
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
+
+    assert (tmp_path / "mark").exists()
+    assert Counter(one.starts()) == Counter(ids)
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_claim_that_is_committed_after_its_worker_was_killed_is_settled_with_it(
+    server: MakeServer, storage: Storage, url: str
+) -> None:
+    one = server("-w", "1").start()
+    pause_writes(storage, StateName.PROCESSING)
+    address, _, schema = url.partition("?schema=")
+    with psycopg.connect(address) as other, psycopg.connect(address, autocommit=True) as watcher:
+        hold_writes(other)
+        ids = enqueue_naps(storage, "nap", 0.0, 0.0)
+        wait_until(lambda: watcher.execute(HELD_UP, [f"%{schema}%"]).fetchone(), what=one.log)
+        os.kill(one.worker_pids()[1], signal.SIGKILL)
+        # By the time that another is ready, it was looked for claims of this one.
+        wait_until(lambda: one.log().count("is ready") == 2, what=one.log)
+
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
+
+    assert Counter(one.starts()) == Counter(ids)
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+    assert "which is gone" not in one.log()  # as a later look at all claims has it
+    assert one.stop() == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("moment", ["giveback.taken", "giveback.committed"])
+def test_a_supervisor_killed_while_it_gives_claims_back_loses_none(
+    place: MakeServer, storage: Storage, moment: str
+) -> None:
+    # Three times: a worker that starved until then may hold nothing beside the first long job.
+    ids = enqueue_naps(storage, "nap", *([*([0.0] * 27), 1.5] * 3), *([0.0] * 27))
+    one = place(f"{moment}=kill", "-w", "1").start(ready=None)
+    assert one.wait() == -signal.SIGKILL, one.log()
+    begun = Counter(one.starts())
+
+    one.start(ready=None)
+
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
+    # What was in hand ended with its server, and so did what had ended and lay in its memory.
+    again = Counter(one.starts()) - Counter(ids)
+    assert set(again) <= set(begun)
+    assert one.stop() == 0
+
+
+PLAIN_APP = "tests.processes.apps_storage_faults:app"
+QUEUE = "elsewhere"  # which the server does not serve, so that it comes by a job of it in no other way
+
+
+def claim_for(storage: Storage, worker_id: str, server_id: str, *, registered: bool) -> Claim:
+    """A claim in the name of a worker, behind its back."""
+    storage.enqueue(Job.new("plain", queue=QUEUE))
+    fetch = Fetch(worker_id=worker_id, server_id=server_id, queues=(QUEUE,), registered=registered)
+    claim = storage.fetch_and_lock_job(fetch)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(77)
+def test_an_idle_worker_is_told_of_a_claim_that_it_does_not_know_and_runs_it(
+    server: Callable[..., Server], storage: Storage
+) -> None:
+    one = server("-w", "1", app=PLAIN_APP).start()
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    (worker,) = storage.list_workers()
+
+    claim = claim_for(storage, worker.id, worker.server_id, registered=True)
+
+    job = wait_for_state(storage, claim.job.id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.crashes) == (1, 0)
+    # The worker is told first, and may be through with the job before its supervisor goes on.
+    wait_until(lambda: f"does not show its claim of job {claim.job.id}" in one.log(), what=one.log)
+    assert f"Found the claim of job {claim.job.id}" in one.log()
+    assert [info.id for info in storage.list_workers()] == [worker.id]
+    # It goes on under its new epoch.
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.fault(77)
+def test_a_claim_of_a_worker_that_is_gone_is_given_back_uncharged(
+    server: Callable[..., Server], storage: Storage
+) -> None:
+    one = server("-w", "1", app=PLAIN_APP).start()
+    (worker,) = storage.list_workers()
+
+    claim = claim_for(storage, f"{worker.server_id}:worker:9.9", worker.server_id, registered=False)
+
+    job = wait_for_state(storage, claim.job.id, StateName.ENQUEUED)
+    assert (job.claim_seq, job.crashes, job.failures) == (1, 0, 0)
+    wait_until(lambda: "which is gone, is enqueued" in one.log(), what=one.log)
+    assert one.stop() == 0
+
+
+OFTEN = {"QML_MP_POLLING_INTERVAL": "10ms"}  # a worker looks after itself every so many of these
+
+
+@few("lose", ["DELETE FROM [workers]"], nightly=["UPDATE [workers] SET epoch = epoch - 1"])
+def test_a_worker_that_storage_has_forgotten_is_registered_again_and_claims(
+    server: Callable[..., Server], storage: Storage, lose: str
+) -> None:
+    one = server("-w", "1", app=PLAIN_APP, **OFTEN).start()
+    workers = one.worker_pids()
+    assert result_of(storage, "plain") == "plain"
+
+    run_raw(storage, lose.replace("[workers]", table(storage, "workers")))
+
+    assert result_of(storage, "plain") == "plain"
+    wait_until(lambda: "Storage has lost the row or the newest epoch" in one.log(), what=one.log)
+    assert one.worker_pids() == workers
+    assert one.stop() == 0
+
+
+def table(storage: Storage, name: str) -> str:
+    """As `run_raw` has it."""
+    return f"qml_{name}" if storage.url.startswith("sqlite:") else f"{{s}}{name}"

@@ -25,7 +25,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.processes.apps_faults import open_files
-from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 FAULTS = "tests.processes.apps_faults:app"
@@ -56,18 +56,6 @@ def test_memory_that_a_limit_refuses_is_an_ordinary_failure_and_the_limit_is_gon
     assert one.stop() == 0
 
 
-@pytest.mark.fault(9)
-def test_a_kill_from_outside_while_memory_is_short_is_a_crash(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
-
-    job = failure_of(storage, "die", signal_number=int(signal.SIGKILL))
-
-    (attempt,) = storage.attempts(job.id)
-    assert (attempt.kind, attempt.process.signal) == (AttemptKind.CRASH, signal.SIGKILL)
-    assert (job.failures, job.crashes) == (0, 1)
-    assert one.stop() == 0
-
-
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("in_c", [False, True])
 def test_endless_recursion_is_a_failure_or_a_crash_and_never_hangs(
@@ -88,7 +76,7 @@ def test_endless_recursion_is_a_failure_or_a_crash_and_never_hangs(
 
 
 @pytest.mark.fault(31)
-@pytest.mark.parametrize("what", ["object", "set", "nan", "bytes", "huge"])
+@few("what", ["object", "huge"], nightly=["set", "nan", "bytes"])
 def test_a_result_that_cannot_be_stored_is_dropped_with_the_reason_and_the_job_has_succeeded(
     server: MakeServer, storage: Storage, what: str
 ) -> None:
@@ -137,13 +125,10 @@ def test_an_error_whose_description_never_ends_is_ended_by_the_time_limit(
 
 
 @pytest.mark.fault(62)
-@pytest.mark.parametrize(
-    ("queue", "fails", "message"),
-    [
-        ("before", False, "before the job"),
-        ("after", False, "after the job"),
-        ("error", True, "on the job's error"),
-    ],
+@few(
+    "queue, fails, message",
+    [("error", True, "on the job's error")],
+    nightly=[("before", False, "before the job"), ("after", False, "after the job")],
 )
 def test_middleware_and_hooks_that_raise_fail_the_job_and_not_the_worker(
     server: MakeServer, storage: Storage, queue: str, fails: bool, message: str
@@ -179,37 +164,7 @@ def test_a_hook_that_hangs_before_the_job_is_ended_at_the_limit_of_the_job(
     assert one.stop() == 0
 
 
-@pytest.mark.fault(62)
-def test_a_hook_that_hangs_after_the_job_keeps_no_other_job_from_running(
-    server: MakeServer, storage: Storage
-) -> None:
-    limit = timedelta(seconds=4)  # in which the first one's hook hangs, and the second one has to end
-    one = server("-w", "1", "-q", "*", app=HOOKED, **QUICK).start()
-
-    for _ in range(5):
-        first, second = storage.enqueue_many(
-            [
-                Job.new("work", queue="hang-at-succeeded", priority=1, timeout=limit),
-                Job.new("work", timeout=limit),
-            ]
-        )
-        done = wait_for_state(storage, second, StateName.SUCCEEDED)
-        assert done.claim_seq in (1, 2)
-        assert (done.failures, done.crashes) == (0, 0)
-        hung = storage.get(first)
-        assert hung is not None
-        assert (hung.state_name, hung.claim_seq) == (StateName.SUCCEEDED, 1)
-        assert (hung.failures, hung.crashes) == (0, 0)
-        assert [*storage.attempts(first), *storage.attempts(second)] == []
-        # The worker had the second one in hand already, from the commit of the first one's outcome; unless
-        # the hook took long when it was told of the first one's claim.
-        if done.claim_seq == 2:
-            break
-    else:
-        pytest.fail("the second one was never in the worker's hand while the hook hung")
-    assert one.stop() == 0
-
-
+@pytest.mark.nightly
 def test_what_a_worker_holds_whose_hook_hangs_goes_to_others(server: MakeServer, storage: Storage) -> None:
     limit = timedelta(hours=1)  # also of the hook
     first, second = storage.enqueue_many(
@@ -272,7 +227,7 @@ def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
     # The stopped one is not to be killed before the test lets it go on, however long the rest takes.
     one = server("-w", "2", QML_MP_TERM_GRACE="600").start(ready=2)
     job_id = enqueue(storage, "nap", seconds=2)
-    stopped = wait_until(lambda: next((line.pid for line in one.journal()), None))
+    stopped = one.wait_until_running().pid
     os.kill(stopped, signal.SIGSTOP)
     fill_pipe_of(stopped)
 
@@ -322,7 +277,7 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
         assert (job.failures, job.crashes) == (0, 0)  # it may have been held, and given back, before it began
         attempts = [attempt.kind for attempt in storage.attempts(job_id)]
         assert attempts == ([] if job.state_name is StateName.SUCCEEDED else [AttemptKind.CANCELLED])
-    starts = [line.job_id for line in one.journal() if line.what == "start"]
+    starts = one.starts()
     assert sorted(starts) == sorted(ids)
     assert storage.claims() == []
     assert one.stop() == 0
@@ -369,24 +324,6 @@ def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(
     wait_until(lambda: storage.list_servers()[0].trouble is None, what=one.log)
     assert one.stop() == 0, one.log()
     assert is_gone(before[1])
-
-
-@pytest.mark.fault(69)
-def test_a_burst_whose_supervisor_may_not_fork_ends(limited: tuple[Server, Storage]) -> None:
-    one, storage = limited
-    one.flags = ("-w", "2", "--burst")
-    busy = enqueue(storage, "heed")
-    one.start(ready=2)
-    begun = wait_until(one.journal, what="the job")
-    limit_processes(one, "0")
-    [idle] = {*one.worker_pids().values()} - {line.pid for line in begun}
-
-    os.kill(idle, signal.SIGKILL)
-
-    wait_until(lambda: NO_ROOM in one.log(), what=one.log)
-    storage.request_cancel(busy, reason="a test", retention=BY_DEFAULT)
-    assert one.wait() == 0, one.log()
-    assert storage.claims() == []
 
 
 def limit_processes(one: Server, most: str) -> None:

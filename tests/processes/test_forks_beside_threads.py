@@ -9,7 +9,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT
+from tests.processes.harness import ROOT, few
 from tests.storage.helpers import patient_url
 
 WITHIN_S = 120.0
@@ -65,22 +65,6 @@ for _ in range(40):
 told.set()
 thread.join()
 """
-DURING_A_WAIT_FOR_A_ROW = """
-import psycopg
-
-server, _, schema = sys.argv[1].rpartition("&schema=")
-handle = work.enqueue()
-with psycopg.connect(server) as somebody, psycopg.connect(server, autocommit=True) as seen:
-    somebody.execute(f'SELECT 1 FROM "{schema}".jobs WHERE id = %s FOR UPDATE', [handle.id])
-    thread = threading.Thread(target=handle.cancel)
-    thread.start()
-    while not seen.execute(
-        "SELECT 1 FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", [somebody.info.backend_pid]
-    ).fetchone():
-        time.sleep(0.01)
-    child_enqueues()
-thread.join()
-"""
 
 pytestmark = pytest.mark.fault(87)
 
@@ -90,9 +74,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_S, check=False)
 
 
-@pytest.mark.parametrize(
-    "module", ["qml_mp.sources", "qml_mp.storage.open", "qml_mp.storage.sqlite.database"]
-)
+@few("module", ["qml_mp.storage.open"], nightly=["qml_mp.sources", "qml_mp.storage.sqlite.database"])
 def test_a_child_forked_during_a_threads_first_enqueue_enqueues(
     storage: Storage, url: str, module: str
 ) -> None:
@@ -107,11 +89,3 @@ def test_children_forked_while_a_thread_enqueues_enqueue(storage: Storage, url: 
 
     assert done.returncode == 0, done.stderr
     assert storage.job_counts()[StateName.ENQUEUED] > 40
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_a_child_forked_while_a_thread_waits_for_a_row_enqueues(storage: Storage, url: str) -> None:
-    done = run(DURING_A_WAIT_FOR_A_ROW, patient_url(url))
-
-    assert done.returncode == 0, done.stderr
-    assert storage.job_counts()[StateName.ENQUEUED] >= 1  # the child's; the other may be cancelled by now

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -18,40 +17,34 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Deleted, Failed, StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult
+from tests.cli.command import Qml
 from tests.processes.harness import (
-    PATIENCE_S,
-    ROOT,
     Server,
     enqueue,
+    few,
     is_gone,
-    result_of,
     wait_for_state,
     wait_until,
 )
-from tests.processes.leaving import leaving_patiently
 from tests.storage.helpers import patient_url
 
+LEAVES_PATIENTLY = True
 MakeServer = Callable[..., Server]
 LEFTOVERS = "tests.processes.apps_leftovers:app"
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
 PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way, however late their process gets a processor."""
-LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "3"}
+LATE = {**QUICK, "QML_MP_CANCEL_GRACE": "1.5"}
 """For jobs that do not: however late they begin, nothing ends them where they are interrupted."""
 LATE_AND_PATIENT = {**LATE, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way at their limit, however late they begin."""
-
-
-@pytest.fixture
-def server(server: MakeServer) -> MakeServer:
-    return leaving_patiently(server)
 
 
 def with_limit(storage: Storage, method: str, **arguments: float) -> str:
     return storage.enqueue(Job.new(method, dict(arguments), timeout=timedelta(seconds=0.5)))
 
 
-@pytest.mark.parametrize(("method", "arguments"), [("spin", {}), ("nap", {"seconds": 60.0})])
+@few("method, arguments", [("spin", {})], nightly=[("nap", {"seconds": 60.0})])
 def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str, arguments: dict[str, float]
 ) -> None:
@@ -72,7 +65,7 @@ def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeo
 @pytest.mark.fault(13)
 @pytest.mark.fault(14)
 @pytest.mark.fault(15)
-@pytest.mark.parametrize("method", ["spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn"])
+@few("method", ["spin_in_c", "deaf", "parent_of_the_stubborn"], nightly=["stubborn"])
 def test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -114,6 +107,7 @@ def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -162,7 +156,7 @@ def deleted_by_a_cancel(one: Server, storage: Storage, method: str) -> Job:
     return job
 
 
-@pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
+@few("method", ["spin", "spin_in_c"], nightly=["deaf"])
 def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reason(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
@@ -176,27 +170,17 @@ def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reas
     assert one.stop() == 0
 
 
-def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, storage: Storage) -> None:
+def test_cancel_from_the_command_line_waits_for_the_end(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
     one = server("-w", "1", **QUICK).start()
     job_id = enqueue(storage, "spin")
-    wait_until(lambda: one.journal())
+    one.wait_until_running(job_id)
 
-    command = [
-        sys.executable,
-        "-m",
-        "qml_mp",
-        "--url",
-        patient_url(one.url),
-        "jobs",
-        "cancel",
-        job_id,
-        "--wait",
-        "--reason",
-        "x",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    command = ("--url", patient_url(one.url), "jobs", "cancel", job_id, "--wait", "--reason", "x")
+    done = Qml(folder=tmp_path)(*command)
 
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     job = storage.get(job_id)
     assert job is not None
     assert isinstance(job.state, Deleted)
@@ -204,7 +188,7 @@ def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, stor
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+@few("name", ["SystemExit"], nightly=["KeyboardInterrupt", "GeneratorExit"])
 def test_whatever_a_job_raises_is_a_failure_and_the_worker_survives(
     server: MakeServer, storage: Storage, name: str
 ) -> None:
@@ -232,21 +216,7 @@ def test_a_cancel_reaches_all_threads_of_a_job(server: MakeServer, storage: Stor
     assert one.stop() == 0
 
 
-def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_job(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "1", app=LEFTOVERS).start()
-
-    workers = [result_of(storage, "leave_a_thread_that_waits")]
-    workers += [result_of(storage, "pause", seconds=0.05) for _ in range(3)]
-
-    assert set(workers) == set(one.worker_pids().values())
-    assert one.stop() == 0
-
-
-NO_HANDLER = pytest.mark.parametrize(
-    "method", ["take_sigterm_away", "become_another_program", "exit_at_sigterm"]
-)
+NO_HANDLER = few("method", ["exit_at_sigterm"], nightly=["take_sigterm_away", "become_another_program"])
 """Jobs that die of the SIGTERM which would have interrupted them, or end their process at it."""
 
 
@@ -294,6 +264,7 @@ def test_a_job_that_dies_of_the_interruption_for_a_stop_runs_again_uncharged(
     assert (job.failures, job.crashes) == (0, 0)
 
 
+@pytest.mark.nightly
 def test_a_job_that_dies_of_the_sigterm_which_a_service_manager_sends_to_all_runs_again_uncharged(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -324,25 +295,10 @@ def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
     assert one.stop() == 0
 
 
-def test_a_job_that_ends_its_process_after_one_that_was_interrupted_has_crashed(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "1", QML_MP_MAX_CRASHES="1", **LATE_AND_PATIENT).start()
-    workers = one.worker_pids()
-    late = with_limit(storage, "spin")
-    wait_for_state(storage, late, StateName.FAILED)
-
-    job = wait_for_state(storage, enqueue(storage, "die", exit_code=143), StateName.FAILED)
-
-    assert (job.failures, job.crashes) == (0, 1)
-    assert {line.pid for line in one.journal()} == set(workers.values())
-    assert one.stop() == 0
-
-
-RAISING = pytest.mark.parametrize(
-    ("method", "raised"),
-    [
-        ("clean_up_badly", "OSError: the connection is closed"),
+RAISING = few(
+    "method, raised",
+    [("clean_up_badly", "OSError: the connection is closed")],
+    nightly=[
         ("clean_up_badly_in_a_task", "OSError: the connection is closed"),
         ("wrap_errors", "RuntimeError: the task failed"),
         ("leave_at_sigterm", "SystemExit: 1"),

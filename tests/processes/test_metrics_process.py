@@ -1,24 +1,34 @@
-"""Tests: the process beside a server that serves its metrics and its health, and what its ends do."""
+"""Tests: the processes beside a server that serve its page, its metrics and its health."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.cgroup import no_strikes
-from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_until
+from tests.processes.harness import (
+    PATIENCE_S,
+    ROOT,
+    Server,
+    enqueue,
+    few,
+    is_gone,
+    is_stopped,
+    result_of,
+    wait_until,
+)
 from tests.processes.side import children, get, scrape, served_at, side_pid
-from tests.storage.helpers import patient_url
+from tests.storage.flaky_proxy import FlakyProxy
+from tests.web.serving import token_of
 
 
 @pytest.fixture
@@ -45,6 +55,7 @@ def test_a_scrape_tells_what_the_server_and_its_queues_do(
     told = wait_until(lambda: found if (found := scrape(url)).get(running) == 1 else None)
 
     assert told["qml_mp_workers state=idle"] == 1
+    assert told["qml_mp_queue_jobs queue=default state=enqueued"] == 0
     assert told["qml_mp_worker_resident_memory_bytes worker=2"] > 1_000_000
     assert told["qml_mp_storage_up"] == 1
     assert told["qml_mp_loop_last_success_timestamp_seconds loop=heartbeat"] > time.time() - 60
@@ -77,7 +88,7 @@ def test_it_ends_with_its_server(served: Callable[..., Server]) -> None:
 
 @pytest.mark.fault(4)
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("hangs", [False, True])
+@few("hangs", [True], nightly=[False])
 def test_a_killed_supervisor_leaves_none_not_even_one_that_hangs(
     served: Callable[..., Server], hangs: bool
 ) -> None:
@@ -93,19 +104,6 @@ def test_a_killed_supervisor_leaves_none_not_even_one_that_hangs(
 
     wait_until(lambda: is_gone(pid), what="its end")
     wait_until(lambda: all(map(is_gone, others)), what="the end of all")
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_no_process_of_the_server_holds_a_descriptor_of_another(served: Callable[..., Server]) -> None:
-    one = served()
-    served_at(one)
-    pid = wait_until(lambda: side_pid(one))
-    mine = pipes(pid)
-
-    held = {other: pipes(other) & mine for other in children(one.pid) if other != pid}
-
-    assert not any(held.values())
-    assert pipes(one.pid) & mine
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -126,17 +124,8 @@ def test_a_port_in_use_is_told_once_and_keeps_no_job_from_running(
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_for_a_page_whose_port_is_in_use_the_setting_is_named(server: Callable[..., Server]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        one = server("-w", "1", "--web", f"127.0.0.1:{taken.getsockname()[1]}").start()
-
-        wait_until(
-            lambda: "in use, maybe by another page; choose one by the setting web (--web)." in one.log()
-        )
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_supervisor_that_hangs_does_not_live(served: Callable[..., Server]) -> None:
+    # Some 10 s: so long may a supervisor not turn before it counts as hanging.
     one = served()
     url = served_at(one)
     wait_until(lambda: get(f"{url}/readyz")[0] == 200)
@@ -180,17 +169,6 @@ def served_here(server: Callable[..., Server], name: str) -> Server:
     return one.start()
 
 
-def pipes(pid: int) -> set[str]:
-    """Those that the process has an end of, save its standard streams, which are the log."""
-    links = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            links[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
-        except FileNotFoundError:
-            continue
-    return {link for link in links.values() if link.startswith("pipe:")}
-
-
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_file_that_is_gone_is_no_storage_that_answers(
     served: Callable[..., Server], storage: Storage
@@ -209,173 +187,104 @@ def test_a_file_that_is_gone_is_no_storage_that_answers(
     assert "qml-mp migrate" not in one.log()
 
 
-def test_a_queue_that_is_served_or_has_been_seen_has_figures_while_it_is_empty(
-    url: str, storage: Storage
+BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+
+
+def test_page_and_metrics_stand_side_by_side(server: Callable[..., Server]) -> None:
+    one = server("-w", "1", *BOTH).start()
+
+    page, metrics = served_at(one, "page"), served_at(one)
+
+    status, text = get(f"{page}/")
+    assert (status, "<!doctype html>" in text) == (200, True)
+    assert scrape(metrics)["qml_mp_workers_wanted"] == 1
+    pids = [side_pid(one, kind) or 0 for kind in ("page", "metrics")]
+    assert all(pids)
+    assert one.stop() == 0
+    assert all(map(is_gone, pids))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_page_is_shown_under_the_names_that_the_start_allows(server: Callable[..., Server]) -> None:
+    names = ("jobs.example", "shop.example")
+    flags = [flag for name in names for flag in ("--allow-host", name)]
+    one = server("-w", "1", "--web", "127.0.0.1:0", *flags).start()
+    page = served_at(one, "page")
+
+    answers = {
+        name: httpx.get(page, headers={"Host": name}, trust_env=False, timeout=PATIENCE_S)
+        for name in (*names, "evil.example")
+    }
+
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 421]
+    assert "`qml-mp start` by --allow-host evil.example" in answers["evil.example"].text
+
+
+_SECRETIVE = """
+import os
+from qml_mp import QmlApp
+os.environ.pop('QML_MP_WEB_TOKEN', None)
+def token():
+    return os.environ.get('QML_MP_WEB_TOKEN')
+app = QmlApp()
+app.job()(token)
+"""
+_SECRET = "a-long-secret-token"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@few("flags", [[]], nightly=[["--preload"]])
+def test_people_sign_in_on_the_page_with_the_token_that_the_import_of_the_app_hides_from_its_jobs(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path, flags: list[str]
 ) -> None:
-    program = f"""
-from datetime import UTC, datetime
+    (tmp_path / "secretive.py").write_text(_SECRETIVE)
+    path = f"{tmp_path}:{ROOT}"
+    one = server(
+        "-w", "1", "--web", "127.0.0.1:0", *flags, app="secretive:app",
+        PYTHONPATH=path, QML_MP_WEB_TOKEN=_SECRET,
+    ).start()  # fmt: skip
 
-from qml_mp import host
-from qml_mp.core.job import Job
-from qml_mp.core.server_info import ServerInfo
-from qml_mp.metrics import storage_looks
-from qml_mp.storage.open import open_storage
-from qml_mp.storage.values import BY_DEFAULT
+    with httpx.Client(base_url=served_at(one, "page"), trust_env=False, timeout=PATIENCE_S) as visitor:
+        answer, form = visitor.get("/"), visitor.get("/sign-in")
+        let_in = visitor.post("/sign-in", data={"page_token": token_of(form.text), "secret": _SECRET})
 
-storage_looks._FRESH_S = 0.0
-storage_looks._PATIENCE_S = 60.0  # else a late look has the figures of the one before
-storage = open_storage({patient_url(url)!r})
-looks = storage_looks.StorageLooks(open_storage({patient_url(url)!r}))
-
-def tell():
-    queues = None
-    while queues is None:  # the look was late
-        look = looks.newest(server_id="one")
-        queues = look and look.queues
-    print(*(f"{{each.name}} {{each.enqueued}}" for each in queues))
-
-def register(name, *queues):
-    now = datetime.now(UTC)
-    storage.register_server(ServerInfo(
-        id=name, name=name, hostname="here", process=host.identity(), worker_count=1, queues=queues,
-        started_at=now, last_heartbeat=now))
-
-tell()
-register("one", "images", "reports")
-job = storage.enqueue(Job.new("work", queue="images"))
-other = storage.enqueue(Job.new("work", queue="unserved"))
-tell()
-for each in (job, other):
-    storage.delete(each, reason="r", retention=BY_DEFAULT)
-tell()
-register("two")
-tell()
-"""
-
-    # In a process of its own, because the thread that looks stays.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-
-    assert (ended.stdout.splitlines(), ended.stderr) == (
-        [
-            "",
-            "images 1 unserved 1 reports 0",
-            "images 0 reports 0 unserved 0",
-            "default 0 images 0 reports 0 unserved 0",
-        ],
-        "",
-    )
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2F")
+    assert (let_in.status_code, let_in.headers["location"]) == (303, "/")
+    assert result_of(storage, "token") is None
+    assert one.stop() == 0
 
 
-def test_queues_that_come_in_a_burst_take_no_series_from_those_that_had_one(url: str) -> None:
-    program = f"""
-from qml_mp.core.job import Job
-from qml_mp.metrics import storage_looks
-from qml_mp.storage.open import open_storage
-
-storage_looks._FRESH_S, storage_looks.MOST_NAMES = 0.0, 1
-storage_looks._PATIENCE_S = 60.0  # else a late look has the figures of the one before
-storage = open_storage({patient_url(url)!r})
-storage.migrate()
-looks = storage_looks.StorageLooks(storage)
-for name in ("zeta", "alpha"):
-    storage.enqueue(Job.new("work", queue=name))
-    queues = None
-    while queues is None:  # the look was late
-        look = looks.newest(server_id="one")
-        queues = look and look.queues
-    print(*(each.name for each in queues))
-"""
-
-    # In a process of its own, because the thread that looks stays.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-
-    assert (ended.stdout.splitlines(), ended.stderr) == (["zeta", "zeta alpha"], "")
-
-
-def test_a_storage_that_takes_long_to_count_answers_and_its_figures_are_those_of_the_look_before(
-    url: str, storage: Storage
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_scrape_while_storage_is_down_is_answered_and_says_so(
+    server: Callable[..., Server], proxy: FlakyProxy, url: str
 ) -> None:
-    enqueue(storage, "nobody")
-    program = f"""
-import threading
+    one = server("-w", "1", "--metrics", "127.0.0.1:0")
+    one.url = proxy.through(url)
+    one.start()
+    metrics = served_at(one)
+    wait_until(lambda: get(f"{metrics}/readyz")[0] == 200)
 
-from qml_mp.metrics import storage_looks
-from qml_mp.storage.open import open_storage
+    proxy.close()
 
-storage_looks._PATIENCE_S, storage_looks._FRESH_S = 0.2, 0.0
-storage_looks._COUNTING_S = storage_looks._FIGURES_KEPT_S = float("inf")  # however this process is held up
-storage = open_storage({patient_url(url)!r})
-count, may_count = storage.queue_stats, threading.Event()
+    wait_until(lambda: scrape(metrics)["qml_mp_storage_up"] == 0)
+    status, reasons = get(f"{metrics}/readyz")
+    assert status == 503
+    assert "the storage does not answer" in reasons.splitlines()
+    assert get(f"{metrics}/livez") == (200, "ok\n")
+    assert wait_until(lambda: scrape(metrics)["qml_mp_storage_errors_total process=supervisor"])
 
-def count_when_told(*, among):
-    may_count.wait()
-    return count(among=among)
 
-storage.queue_stats = count_when_told
-looks = storage_looks.StorageLooks(storage)
-
-def tell(is_told):
-    for _ in range(300):
-        look = looks.newest(server_id="one")
-        if look is not None and is_told(look):
-            break
-    print(look and look.answers, look and look.queues and [each.name for each in look.queues])
-
-tell(lambda look: True)
-may_count.set()
-tell(lambda look: look.queues)
-may_count.clear()
-tell(lambda look: True)
-storage_looks._PATIENCE_S = 60.0  # the look before may be over only now, and the next one has to begin
-print(looks.health(server_id="one").answers)
-"""
-
-    # In a process of its own, because the thread that looks stays.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-
-    assert (ended.stdout.splitlines(), ended.stderr) == (
-        ["True None", "True ['default']", "True ['default']", "True"],
-        "",
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_missing_extra_is_one_sentence_at_the_start(server: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'prometheus_client' else found(name, *more)\n"
     )
+    one = server("-w", "1", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    one.fresh = True
+    one.start(ready=None)
 
-
-def test_a_look_that_finds_no_schema_says_that_the_storage_does_not_answer(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    program = f"""
-import logging
-from qml_mp.metrics.storage_looks import StorageLooks
-from qml_mp.storage.open import open_storage
-
-logging.basicConfig()
-looks = StorageLooks(open_storage("sqlite://{path}"))
-look = None
-while look is None:  # it was late
-    look = looks.newest(server_id="one")
-print(look.answers)
-"""
-
-    # In a process of its own, because the thread that looks stays.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-
-    assert ended.stdout == "False\n"
-    assert not path.exists()
-    assert "put it back" in ended.stderr
-    assert "qml-mp migrate" not in ended.stderr
-
-
-@pytest.mark.parametrize(
-    "accept", ["application/openmetrics-text; version=abc", "text/plain;version=x;escaping=allow-utf-8"]
-)
-def test_whoever_asks_for_a_version_that_is_none_gets_the_plain_format(tmp_path: Path, accept: str) -> None:
-    program = f"""
-from qml_mp.metrics.pages import MetricsPages
-from qml_mp.storage.open import open_storage
-
-answer = MetricsPages(open_storage("sqlite://{tmp_path}/jobs.db")).by_path()["/metrics"]({accept!r})
-print(answer.status, answer.kind)
-"""
-
-    # In a process of its own, because the thread that looks stays.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-
-    assert ended.stdout == "200 text/plain; version=0.0.4; charset=utf-8\n", ended.stderr
+    assert one.wait() == 2
+    assert "metrics needs the extra `metrics`: pip install 'qml-mp[metrics]'" in one.log()
+    assert "Traceback" not in one.log()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,44 +11,20 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
-from tests.processes.pid_namespace import NAMELESS, nameless, need_namespaces
-from tests.processes.side import title
-from tests.soak.ground import descendants
+from tests.processes.harness import Server, enqueue, few, wait_for_state, wait_until
+from tests.processes.pid_namespace import nameless, need_namespaces
 
+LIKELIER = "postgres"
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 _BEATS = {"QML_MP_HEARTBEAT_INTERVAL": "0.5"}
-_LOOK = """
-import json, subprocess
-from dataclasses import replace
-from qml_mp import host
-child = subprocess.Popen(["sleep", "60"])
-process = host.identity(child.pid)
-child.kill()
-child.wait()
-earlier = replace(host.identity(), started_ticks=host.identity().started_ticks - 1)
-asked = [(host.identity(), False), (process, False), (process, True), (earlier, False)]
-told = [host.is_alive(who, is_local=is_local) for who, is_local in asked]
-print(json.dumps([told, host.is_of_another_boot(replace(process, host="a-boot:pid:[1]"))]))
-"""
 
-pytestmark = pytest.mark.parametrize("hiding", NAMELESS)
+pytestmark = few("hiding", ["pids only"], nightly=["no proc"])
 
 
 @pytest.fixture(autouse=True)
 def _needs(hiding: str) -> None:
     need_namespaces(nameless(hiding))
-
-
-def test_a_process_that_is_not_seen_is_dead_only_for_those_who_know_that_it_was_here(hiding: str) -> None:
-    done = subprocess.run(
-        [*nameless(hiding), sys.executable, "-c", _LOOK],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-
-    own = True if hiding == "pids only" else None
-    assert json.loads(done.stdout) == [[own, None, False, None], False]
 
 
 @pytest.fixture
@@ -67,6 +39,7 @@ def two(server: MakeServer, hiding: str) -> tuple[Server, Server]:
     return one, other
 
 
+@pytest.mark.nightly
 def test_servers_on_hosts_of_one_name_leave_each_others_jobs_alone(
     two: tuple[Server, Server], storage: Storage, tmp_path: Path
 ) -> None:
@@ -109,23 +82,3 @@ def test_the_jobs_of_one_that_died_run_again_after_its_silence(
 
     (tmp_path / "gate").touch()
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_the_guardian_of_a_killed_one_sees_that_its_workers_have_ended(
-    server: MakeServer, storage: Storage, hiding: str
-) -> None:
-    one = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="10m")
-    one.prefix = nameless(hiding, outlive=True)
-    one.start(ready=None)
-    wait_until(storage.list_workers, what=f"its worker; {one.log()}")
-    guardian = wait_until(
-        lambda: next((each for each in descendants(one.pid)[2:] if "guardian" in title(each)), None),
-        what="its guardian",
-    )
-    _, supervisor, *below = descendants(one.pid)
-
-    os.kill(supervisor, signal.SIGKILL)
-
-    wait_until(lambda: is_gone(guardian), what="the end of the guardian, long before the grace is over")
-    assert all(map(is_gone, below))

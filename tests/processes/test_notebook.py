@@ -104,6 +104,7 @@ server.start()
 def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function(
     run_cell: RunCell, tmp_path: Path
 ) -> None:
+    # Some 5 s: a kernel, and three starts of an interpreter.
     [shown] = re.findall(r"```python\n(from qml_mp import Back.*?)```", section("Every day"), flags=re.DOTALL)
     assert run_cell(shown) == "144"
     assert run_cell("server.stop()") == ""

@@ -181,11 +181,11 @@ def test_a_worker_that_is_silent_for_too_long_at_its_boot_is_killed_and_replaced
 ) -> None:
     mark = tmp_path / "mark"
     faults = "tests.processes.apps_faults:app"
-    one = server("-w", "1", app=faults, QML_TEST_HANG=str(mark), QML_MP_BOOT_TIMEOUT="5")
+    one = server("-w", "1", app=faults, QML_TEST_HANG=str(mark), QML_MP_BOOT_TIMEOUT="3")
 
     one.start()
 
-    assert "is not ready after 5s; killing it" in one.log()
+    assert "is not ready after 3s; killing it" in one.log()
     assert wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
 

@@ -1,4 +1,5 @@
-"""Tests: SIGHUP, and workers that are used up: the new one is ready before the old one is told to leave."""
+"""Tests: new code and new workers in the place of old ones: SIGHUP, `--reload`, workers that are used up, and
+what the newest release declares. The new worker is ready before the old one is told to leave."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
-from tests.processes.ready_workers import counts_since_all_were
+from tests.processes.harness import Server, enqueue, few, is_gone, result_of, wait_for_state, wait_until
+from tests.processes.ready_workers import counts_since_all_were, most_processes
+from tests.processes.test_acts import ANNA
+from tests.storage_rows import hooks_of
 
 MakeServer = Callable[..., Server]
 MakeLiving = Callable[..., Server]
@@ -38,15 +42,6 @@ def queues():
     return os.environ.get("QML_MP_QUEUES")
 """
 NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
-IS_WORKER = "setproctitle.getproctitle().startswith('qml-mp: worker')"
-# Code that says where it is imported, and goes on once it may.
-AT_A_GATE = """\
-import pathlib, setproctitle
-from tests.until import wait_at
-if {here}:
-    pathlib.Path({begun!r}).touch()
-    wait_at(pathlib.Path({gate!r}))
-"""
 
 
 @pytest.fixture
@@ -90,11 +85,6 @@ def trouble_in(storage: Storage) -> str | None:
     return info.trouble
 
 
-def has_refused(storage: Storage) -> bool:
-    (info,) = storage.list_servers()
-    return info.answers.reload is not None and info.answers.reload.state is ReloadState.REFUSED
-
-
 def has_ended(storage: Storage) -> bool:
     """Whether a reload of the only server has come to its end."""
     (info,) = storage.list_servers()
@@ -108,7 +98,7 @@ def answer_in(storage: Storage) -> ReloadAnswer:
     return info.answers.reload
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@few("workers", [3], nightly=[1])
 def test_a_reload_never_has_fewer_ready_workers_than_before(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
 ) -> None:
@@ -129,7 +119,7 @@ def test_a_reload_never_has_fewer_ready_workers_than_before(
 
 
 @pytest.mark.fault(89)
-@pytest.mark.parametrize("workers", [1, 3])
+@few("workers", [3], nightly=[1])
 def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
 ) -> None:
@@ -194,7 +184,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("flag", ["--max-memory", "--max-memory-hard"])
+@few("flag", ["--max-memory"], nightly=["--max-memory-hard"])
 def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_replaces_nobody(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, flag: str
 ) -> None:
@@ -219,78 +209,6 @@ def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_repla
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("app", "both"),
-    [("QmlApp()", ("default", "night", "images")), ("QmlApp(config=ServerConfig(queues=[]))", ())],
-    ids=["named", "all"],
-)
-def test_a_server_whose_new_workers_cannot_boot_knows_and_serves_what_those_before_do(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, app: str, both: tuple[str, ...]
-) -> None:
-    version = Job.new("version", queue="night")
-    added = "@app.job(queue='images')\ndef added(): ...\n"
-    deploy(
-        f"from qml_mp import QmlApp, ServerConfig\napp = {app}\n"
-        "@app.job(queue='night')\ndef version():\n    return 1\n"
-    )
-    one = living("-w", "1").start()
-    # Imports wherever it is only looked at.
-    deploy(
-        "import setproctitle\n"
-        "if setproctitle.getproctitle().startswith('qml-mp: worker'):\n    raise MemoryError\n" + HEAD + added
-    )  # fmt: skip
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert answer_in(storage).state is ReloadState.FAILED
-    wait_until(lambda: storage.list_servers()[0].methods == ("version", "added"), what=one.log)
-    assert storage.list_servers()[0].queues == both
-    assert wait_for_state(storage, storage.enqueue(version), StateName.SUCCEEDED).result == 1
-    deploy(HEAD + added)
-    os.kill(one.worker_pids()[1], signal.SIGKILL)
-    wait_until(lambda: storage.list_servers()[0].methods == ("added",), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "images")
-    wait_for_state(storage, storage.enqueue(Job.new("added", queue="images")), StateName.SUCCEEDED)
-    assert one.stop() == 0
-
-
-def test_after_two_reloads_that_replace_nobody_the_first_code_is_known_and_served_yet(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    code = HEAD + "@app.job(queue='{0}')\ndef of_{0}():\n    return '{0}'\n"
-    deploy(code.format("first"))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + "    raise MemoryError('of the second code')\n" + code.format("second"))
-    one.signal(signal.SIGHUP)
-    wait_until(boots.exists, what=one.log)
-    deploy(
-        f"import setproctitle\nif {IS_WORKER}:\n    raise MemoryError('of the third code')\n"
-        + code.format("third")
-    )
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert "of the third code" in (answer_in(storage).why or "")
-    assert one.worker_pids() == before
-    all_three = "of_first", "of_second", "of_third"
-    wait_until(lambda: storage.list_servers()[0].methods == all_three, what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "first", "second", "third")
-    job_id = storage.enqueue(Job.new("of_first", queue="first"))
-    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == "first"
-    deploy(code.format("third"))
-    os.kill(before[1], signal.SIGKILL)
-    wait_until(lambda: storage.list_servers()[0].methods == ("of_third",), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "third")
-    assert one.stop() == 0
-
-
 def test_two_reloads_in_a_row_end_with_the_newest_code(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -307,93 +225,6 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
     assert stopped
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log)
     assert min(counts_since_all_were(one.log(), 2)) >= 2
-    assert one.stop() == 0
-
-
-@pytest.mark.fault(89)
-@pytest.mark.parametrize("order", [["look", "boot"], ["boot", "look"]], ids=["taken over", "looked at"])
-def test_newer_code_replaces_all_though_a_worker_of_the_code_before_dies_in_its_boot_meanwhile(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path, order: list[str]
-) -> None:
-    boots, looks = str(tmp_path / "boots"), str(tmp_path / "looks")
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    deploy(
-        AT_A_GATE.format(here=IS_WORKER, begun=boots, gate=str(tmp_path / "boot"))
-        + "    raise MemoryError('of the second code')\n" + HEAD + VERSION.format(2)
-    )  # fmt: skip
-    one.signal(signal.SIGHUP)
-    wait_until(Path(boots).exists, what=one.log)
-    deploy(
-        AT_A_GATE.format(here=f"not {IS_WORKER}", begun=looks, gate=str(tmp_path / "look"))
-        + HEAD + VERSION.format(3)
-    )  # fmt: skip
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(Path(looks).exists, what=one.log)
-    ends = {
-        "look": lambda: one.log().count("Replacing the workers") == 2,
-        "boot": lambda: "it exited with code" in one.log(),
-    }
-    for gate in order:
-        (tmp_path / gate).touch()
-        wait_until(ends[gate], what=one.log)
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert answer_in(storage).state is ReloadState.DONE, answer_in(storage).why
-    assert all(map(is_gone, before.values()))
-    assert result_of(storage, "version") == 3
-    wait_until(lambda: trouble_in(storage) is None)
-    assert min(counts_since_all_were(one.log(), 1)) == 1
-    assert one.stop() == 0
-
-
-def test_newer_code_is_held_against_the_memory_limit_though_a_worker_of_the_code_before_gets_ready_first(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1", "--max-memory", "150MiB").start()
-    before = one.worker_pids()
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + HEAD + VERSION.format(2))
-    one.signal(signal.SIGHUP)
-    wait_until(boots.exists, what=one.log)
-    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(3))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: one.log().count("Replacing the workers") == 2, what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    answer = answer_in(storage)
-    assert answer.state is ReloadState.FAILED
-    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
-    assert all(map(is_gone, before.values()))
-    assert result_of(storage, "version") == 2
-    assert one.stop() == 0
-
-
-def test_code_that_is_taken_over_during_the_first_boot_is_held_against_the_memory_limit(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    boots, boot = tmp_path / "boots", tmp_path / "boot"
-    gate = AT_A_GATE.format(here=IS_WORKER, begun=str(boots), gate=str(boot))
-    deploy(gate + HEAD + VERSION.format(1))
-    one = living("-w", "1", "--max-memory", "150MiB").start(ready=None)
-    wait_until(boots.exists, what=one.log)
-    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "Replacing the workers" in one.log(), what=one.log)
-    boot.touch()
-    wait_until(lambda: has_ended(storage), what=one.log)
-    answer = answer_in(storage)
-    assert (answer.state, answer.replaced) == (ReloadState.FAILED, 0)
-    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
-    assert result_of(storage, "version") == 1
     assert one.stop() == 0
 
 
@@ -437,6 +268,7 @@ def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_workers_may_be_added_and_removed_during_a_reload(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -522,6 +354,7 @@ def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_reload_keeps_the_queues_that_were_asked_for(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
@@ -547,9 +380,10 @@ def env_file(deploy: Callable[[str], None], tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("text", "seen", "served"),
-    [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail")), ("", None, ("default",))],
+@few(
+    "text, seen, served",
+    [("QML_MP_QUEUES=default,mail\n", "default,mail", ("default", "mail"))],
+    nightly=[("", None, ("default",))],
 )
 def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     living: MakeLiving, env_file: Path, storage: Storage,
@@ -565,98 +399,6 @@ def test_a_reload_takes_over_the_queues_of_a_changed_env_file_and_jobs_see_it(
     wait_until(lambda: has_ended(storage), what=one.log)
     assert storage.list_servers()[0].queues == served
     assert result_of(storage, "queues") == seen
-    assert one.stop() == 0
-
-
-def test_a_reload_keeps_the_queues_that_it_was_given_and_that_the_new_code_takes_out_of_the_environment(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1")
-    one.environment = {**one.environment, "QML_MP_QUEUES": "default,mail"}
-    one.start()
-    deploy(f"import os\ndel os.environ['QML_MP_QUEUES']\n{HEAD}{VERSION.format(2)}")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "mail")
-    assert result_of(storage, "version") == 2
-    assert one.stop() == 0
-
-
-def test_a_reload_that_was_refused_for_its_env_file_is_taken_once_that_is_mended(
-    living: MakeLiving, env_file: Path, storage: Storage
-) -> None:
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    env_file.write_text("QML_MP_QUEUES=no good\n")
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: has_refused(storage), what=one.log)
-    assert "The queue name 'no good' is not usable" in (answer_in(storage).why or "")
-    assert one.worker_pids() == before
-    env_file.write_text("QML_MP_QUEUES=default,good\n")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: answer_in(storage).state is ReloadState.DONE, what=one.log)
-    assert storage.list_servers()[0].queues == ("default", "good")
-    assert result_of(storage, "queues") == "default,good"
-    assert trouble_in(storage) is None
-    assert one.stop() == 0
-
-
-def test_a_setting_that_is_written_wrong_in_a_changed_env_file_is_told_at_the_reload(
-    living: MakeLiving, env_file: Path, storage: Storage
-) -> None:
-    one = living("-w", "1").start()
-    env_file.write_text("QML_MP_QUEUS=mail\n")
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: has_ended(storage), what=one.log)
-    assert one.log().count("WARNING QML_MP_QUEUS in the environment is no setting and has no effect") == 1
-    assert one.stop() == 0
-
-
-def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_told(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    every_second = "@app.recurring('* * * * * *')\ndef digest(): ...\n"
-    deploy(HEAD + VERSION.format(1) + every_second)
-    one = living("-w", "1", "--no-prune").start()
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log)
-    deploy(HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "qml-mp recurring remove digest" in one.log(), what=one.log)
-    wait_until(lambda: "left as told" in one.log(), what=one.log)
-    assert storage.job_counts()[StateName.FAILED] == 0
-    assert one.log().count("Recurring template digest is due and not fired") == 1
-    deploy(HEAD + VERSION.format(3) + every_second)
-    succeeded = storage.job_counts()[StateName.SUCCEEDED]
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= succeeded + 2, what=one.log)
-    assert one.stop() == 0
-
-
-def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobody(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
-) -> None:
-    deploy(HEAD + VERSION.format(1) + NAP)
-    one = living("-w", "1")
-    one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "10s"}
-    one.start()
-    before = one.worker_pids()
-    deploy(HEAD + "time.sleep(600)\n")  # longer than boot_timeout
-
-    one.signal(signal.SIGHUP)
-
-    assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
-    wait_until(lambda: "was not imported within 10s (boot_timeout)" in one.log(), what=one.log)
-    wait_until(lambda: "was not imported within 10s" in (trouble_in(storage) or ""))
-    assert one.worker_pids() == before
     assert one.stop() == 0
 
 
@@ -678,10 +420,11 @@ def test_code_that_ends_whoever_imports_it_replaces_nobody(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@few("workers", [1], nightly=[2])
 def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement(
     server: MakeServer, storage: Storage, unread: Path, workers: int
 ) -> None:
+    # Some 8 s: a worker that is told to leave has some seconds for it.
     one = server("-w", str(workers), app="tests.processes.apps_leftovers:app", PYTHONUNBUFFERED="")
     one.prefix = ("sh", "-c", 'exec "$@" >"$0"', str(unread))
     one.start(ready=workers)
@@ -705,27 +448,6 @@ FORKING = "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n"
 """The copy goes on with the import, and so does the process itself, once the copy has ended."""
 
 
-def test_new_code_that_forks_at_its_import_and_lets_the_copy_go_on_is_refused(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
-) -> None:
-    deploy(HEAD + VERSION.format(1))
-    one = living("-w", "1").start()
-    before = one.worker_pids()
-    deploy(FORKING + HEAD + VERSION.format(2))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: "was imported twice at a time" in one.log())
-    wait_until(lambda: has_refused(storage))  # which is stored a moment later
-    assert one.worker_pids() == before
-    assert result_of(storage, "version") == 1
-    deploy(HEAD + VERSION.format(3))
-    one.signal(signal.SIGHUP)
-    wait_until(lambda: answer_in(storage).state is ReloadState.DONE)
-    assert result_of(storage, "version") == 3
-    assert one.stop() == 0
-
-
 def test_a_server_of_code_that_forks_at_its_import_and_lets_the_copy_go_on_does_not_start(
     living: MakeLiving, deploy: Callable[[str], None]
 ) -> None:
@@ -735,3 +457,221 @@ def test_a_server_of_code_that_forks_at_its_import_and_lets_the_copy_go_on_does_
     assert one.wait() == 3
     assert "was imported twice at a time" in one.log()
     assert "Traceback" not in one.log()
+
+
+CODE = """import os, time
+from qml_mp import QmlApp
+app = QmlApp()
+
+@app.job()
+def version():
+    return {}
+
+@app.job()
+def gated(begun, gate):
+    open(begun, 'w').close()
+    while not os.path.exists(gate):
+        time.sleep(0.01)  # looks again
+    return os.getpid()
+"""
+
+
+class Scene:
+    """A server whose first worker is in a job that ends when the gate is opened; the others are idle."""
+
+    def __init__(self, server: MakeServer, storage: Storage, folder: Path) -> None:
+        self._storage = storage
+        self._code = folder / "living_app.py"
+        self.deploy(1)
+        path = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.one = server("-w", "1", app="living_app:app", **path).start()
+        self._gate = folder / "gate"
+        begun = folder / "begun"
+        self.long_id = enqueue(storage, "gated", begun=str(begun), gate=str(self._gate))
+        wait_until(begun.exists, what=self.one.log)
+        self.busy = self.one.worker_pids()[1]
+        for workers in (2, 3):
+            self.one.signal(signal.SIGTTIN)
+            self.ready(workers)
+        wait_until(lambda: len(self.one.worker_pids()) == 3, what=self.one.log)  # registers once it is ready
+        self.idle = [pid for number, pid in self.one.worker_pids().items() if number > 1]
+
+    def deploy(self, version: int | None) -> None:
+        """The code of that version; None: such as does not import."""
+        fresh = self._code.with_suffix(".new")
+        fresh.write_text("import no_such_library\n" if version is None else CODE.format(version))
+        fresh.replace(self._code)
+
+    def ready(self, count: int) -> None:
+        """Wait until so many have become ready since the start."""
+        wait_until(lambda: self.one.log().count("is ready (pid") >= count, what=self.one.log)
+
+    def replace(self, number: int) -> ActRequest:
+        """Ask for the replacement of the worker of that number."""
+        (worker,) = (each for each in self._storage.list_workers() if each.number == number)
+        request = ActRequest(kind=ActKind.REPLACE, server_id=worker.server_id, worker_id=worker.id, by=ANNA)
+        self._storage.ask(request)
+        return request
+
+    def reload(self, version: int) -> None:
+        self.deploy(version)
+        self.one.signal(signal.SIGHUP)
+
+    def versions(self) -> set[object]:
+        """Which code answers, while the long job goes on."""
+        found = {result_of(self._storage, "version") for _ in range(6)}
+        assert not is_gone(self.busy)
+        return found
+
+    def end(self) -> None:
+        """Open the gate: the long job has run once, and its worker leaves after it."""
+        self._gate.touch()
+        job = wait_for_state(self._storage, self.long_id, StateName.SUCCEEDED)
+        assert (job.result, job.claim_seq) == (self.busy, 1)
+        wait_until(lambda: is_gone(self.busy), what=self.one.log)
+        wait_until(lambda: sorted(self.one.worker_pids()) == [1, 2, 3], what=self.one.log)
+        assert most_processes(self.one.log()) == 4, self.one.log()
+        assert min(counts_since_all_were(self.one.log(), 3)) >= 3, self.one.log()
+        assert self.one.stop() == 0
+
+
+@pytest.fixture
+def scene(server: MakeServer, storage: Storage, tmp_path: Path) -> Scene:
+    return Scene(server, storage, tmp_path)
+
+
+def test_a_long_job_keeps_no_idle_worker_from_new_code(scene: Scene) -> None:
+    scene.reload(2)
+
+    wait_until(lambda: all(map(is_gone, scene.idle)), what=scene.one.log)
+    scene.ready(6)
+    assert scene.versions() == {2}
+    scene.end()
+
+
+@pytest.mark.nightly
+def test_newer_code_is_not_kept_waiting_by_a_worker_that_is_to_leave_after_its_long_job(scene: Scene) -> None:
+    scene.reload(2)
+    scene.ready(6)  # the two that were idle are replaced, and the place of the busy one is taken
+
+    scene.reload(3)
+
+    wait_until(lambda: scene.one.log().count("left as told") == 5, what=scene.one.log)
+    scene.ready(9)
+    assert scene.versions() == {3}
+    scene.end()
+
+
+WITH_A_PART = """
+from qml_mp import QmlApp
+import {part}
+app = QmlApp()
+@app.job()
+def version():
+    return {part}.VERSION
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
+    server: Callable[..., Server], storage: Storage, tmp_path: Path
+) -> None:
+    names = ("app", "first", "second", "third")
+    main, first, second, third = (tmp_path / f"living_{name}.py" for name in names)
+    first.write_text("VERSION = 1\n")
+    second.write_text("VERSION = (\n")
+    main.write_text(WITH_A_PART.format(part="living_first"))
+    for file in (main, first):
+        os.utime(file, (0, 0))  # one that was written just before it is read may have been so just after, too
+    one = server(
+        "-w", "1", "--reload", app="living_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
+    ).start()  # fmt: skip
+    before = result_of(storage, "version")
+
+    first.write_text("VERSION = 22\n")
+    wait_until(lambda: result_of(storage, "version") == 22, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_second"))
+    wait_until(lambda: "SyntaxError: '(' was never closed" in one.log())
+    meanwhile = result_of(storage, "version")
+    second.write_text("VERSION = 333\n")  # which was never imported
+
+    wait_until(lambda: result_of(storage, "version") == 333, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_third"))
+    wait_until(lambda: "No module named 'living_third'" in one.log())
+    third.write_text("VERSION = 4444\n")  # which was not there
+    wait_until(lambda: result_of(storage, "version") == 4444, what=one.log)
+    main.write_text(WITH_A_PART.format(part="living_fourth.part"))
+    wait_until(lambda: "No module named 'living_fourth'" in one.log())
+    (tmp_path / "living_fourth").mkdir()  # without __init__.py
+    (tmp_path / "living_fourth" / "part.py").write_text("VERSION = 55555\n")
+    wait_until(lambda: result_of(storage, "version") == 55555, what=one.log)
+    assert (before, meanwhile) == (1, 22)
+    assert "so the workers stay as they are. Mend it, and save it:" in one.log()
+    assert one.stop() == 0
+
+
+OLD = """
+from qml_mp import QmlApp
+app = QmlApp()
+@app.job(max_running=3, rate="7/m")
+def work():
+    pass
+"""
+NEW = OLD.replace("3", "1") + "@app.on_failure\ndef tell(job, error):\n    pass\n"
+
+
+@pytest.fixture
+def release(server: MakeServer, tmp_path: Path) -> Callable[[str, str], Server]:
+    """Makes servers of `releases_app:app`, each with code of its own."""
+
+    def make(name: str, code: str) -> Server:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "releases_app.py").write_text(code)
+        return server(
+            "-w", "1", app="releases_app:app", PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1"
+        )  # fmt: skip
+
+    return make
+
+
+def limits(storage: Storage) -> list[tuple[str, int | None, str]]:
+    standings = storage.standings()
+    return [(each.limit.name, each.limit.max_running, str(each.limit.rate)) for each in standings]
+
+
+def has_hook(storage: Storage) -> bool:
+    """Whether failures of the method are to be told."""
+    return any(calls for calls, _ in hooks_of(storage, "work").values())
+
+
+def test_a_worker_of_older_code_that_is_replaced_declares_nothing(
+    release: Callable[[str, str], Server], storage: Storage
+) -> None:
+    old = release("old", OLD).start()
+    assert limits(storage) == [("work", 3, "7/m")]
+    new = release("new", NEW).start()
+    assert limits(storage) == [("work", 1, "7/m")]
+    pid = old.worker_pids()[1]
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: old.worker_pids().get(1, pid) != pid, what=old.log)
+
+    assert old.stop() == 0
+    assert limits(storage) == [("work", 1, "7/m")]
+    assert has_hook(storage)
+    assert new.stop() == 0
+
+
+def test_a_reload_declares_what_the_new_code_says(
+    release: Callable[[str, str], Server], storage: Storage
+) -> None:
+    one = release("one", OLD).start()
+    assert limits(storage) == [("work", 3, "7/m")]
+    release("one", NEW)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: limits(storage) == [("work", 1, "7/m")], what=one.log)
+    wait_until(lambda: has_hook(storage), what=one.log)
+    assert one.stop() == 0

@@ -17,6 +17,7 @@ from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,
+    few,
     is_gone,
     is_stopped,
     result_of,
@@ -50,9 +51,9 @@ def release(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("flags", [(), ("--reload",), ("--preload",)], ids=["", "--reload", "--preload"])
+@few("flags", [[]], nightly=[["--reload"], ["--preload"]])
 def test_a_server_whose_release_is_removed_works_on_with_the_workers_that_it_has(
-    server: MakeServer, storage: Storage, release: Path, tmp_path: Path, flags: tuple[str, ...]
+    server: MakeServer, storage: Storage, release: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     file = release / "living_app.py"
     file.write_text(CODE.format(1))

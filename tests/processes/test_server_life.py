@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from qml_mp import BackgroundJobServer, Job, ServerConfig, Worker, WorkerContext, WorkerRegistry
@@ -16,8 +15,6 @@ from qml_mp.core.state import StateName, Succeeded
 from qml_mp.errors import ServerAlreadyRunning, WorkerBootError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-from qml_mp.supervisor import stopping
-from tests.failpoints import TIMES_TO_LEAVE
 from tests.processes.harness import PATIENCE_S, state_of, wait_for_state, wait_until
 
 
@@ -52,21 +49,11 @@ class Cancellable(Worker):
         return context.cancel.reason
 
 
-class Forward(Worker):
-    """Enqueues another job by a storage that its program has, and looks at it."""
-
-    method_name = "forward"
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    def execute(self, job: Job, context: WorkerContext) -> str:
-        job_id = self._storage.enqueue(Job.new("touch"))
-        assert self._storage.get(job_id) is not None
-        return job_id
-
-
-on_every_backend = pytest.mark.parametrize("url", ["sqlite", "memory", "postgres"], indirect=True)
+on_every_backend = pytest.mark.parametrize(
+    "url",
+    ["memory", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sqlite", "postgres"))],
+    indirect=True,
+)
 CONFIG = ServerConfig(
     server_name="test-server",
     worker_count=1,
@@ -74,13 +61,6 @@ CONFIG = ServerConfig(
     enable_scheduler=False,
     shutdown_timeout=timedelta(seconds=PATIENCE_S),
 )
-
-
-@pytest.fixture(autouse=True)
-def _leaves_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of this process waits for storage at its end as long as tests wait for anything."""
-    for name in TIMES_TO_LEAVE:
-        monkeypatch.setattr(stopping, name, PATIENCE_S)
 
 
 def test_server_start_stop(storage: Storage, tmp_path: Path) -> None:
@@ -102,6 +82,7 @@ def test_server_start_stop(storage: Storage, tmp_path: Path) -> None:
 
 
 def test_a_stopped_server_can_start_again(storage: Storage, tmp_path: Path) -> None:
+    # Some 6 s: each start is that of an interpreter, and imports everything.
     server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
 
     for _ in range(2):
@@ -148,29 +129,6 @@ def test_worker_context_cancel_token_fires_on_stop(storage: Storage, tmp_path: P
     assert job.result == "shutdown"
 
 
-@on_every_backend
-def test_jobs_use_the_storage_that_their_program_gave_to_its_server(storage: Storage, tmp_path: Path) -> None:
-    registry = WorkerRegistry().register(Forward(storage)).register(Touch(tmp_path / "x"))
-    ids = storage.enqueue_many([Job.new("forward") for _ in range(60)])
-
-    with BackgroundJobServer(replace(CONFIG, worker_count=2), storage, registry):
-        ended = [wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED) for job_id in ids]
-
-    assert [(job.failures, job.crashes) for job in ended] == [(0, 0)] * 60
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_a_supervisor_has_a_storage_of_its_own_in_a_host_too(
-    storage: Storage, postgres_url: str, tmp_path: Path
-) -> None:
-    server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
-
-    with server, psycopg.connect(postgres_url, autocommit=True) as other:
-        # Which waits for locks as long as a supervisor may.
-        named = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'qml-mp: supervisor'"
-        wait_until(lambda: other.execute(named).fetchone(), what="its connection")
-
-
 def test_start_recovers_stranded_processing_jobs_with_no_workers(storage: Storage) -> None:
     long_ago = Job.new("noop", now=datetime.now(UTC) - timedelta(hours=1))
     storage.enqueue(long_ago)
@@ -183,16 +141,7 @@ def test_start_recovers_stranded_processing_jobs_with_no_workers(storage: Storag
     assert state_of(storage, long_ago.id) is StateName.ENQUEUED
 
 
-def test_a_queued_job_is_processed(storage: Storage, tmp_path: Path) -> None:
-    registry = WorkerRegistry().register(Touch(tmp_path / "x", seconds=0.01))
-    job_id = storage.enqueue(Job.new("touch", ["arg1"]))
-
-    with BackgroundJobServer(replace(CONFIG, fetch_batch_size=1), storage, registry):
-        wait_for_state(storage, job_id, StateName.SUCCEEDED)
-
-    assert (tmp_path / "x").read_bytes() == b"."
-
-
+@pytest.mark.nightly
 def test_a_server_that_cannot_boot_says_why_and_does_not_run(storage: Storage) -> None:
     server = BackgroundJobServer(CONFIG, storage, "no_such_module:app")
 
@@ -205,6 +154,7 @@ def test_a_server_that_cannot_boot_says_why_and_does_not_run(storage: Storage) -
 
 
 def test_a_dead_server_is_not_running_and_can_start_again(storage: Storage, tmp_path: Path) -> None:
+    # Some 6 s: the same.
     server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
     server.start()
     (info,) = storage.list_servers()

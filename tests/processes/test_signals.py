@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -14,15 +13,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import (
-    Server,
-    enqueue,
-    is_gone,
-    is_stopped,
-    state_of,
-    wait_for_state,
-    wait_until,
-)
+from tests.processes.harness import Server, enqueue, is_gone, is_stopped, state_of, wait_for_state, wait_until
 from tests.processes.side import children, title
 
 MakeServer = Callable[..., Server]
@@ -36,30 +27,7 @@ IGNORE_HANGUPS = (  # as nohup does
     "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
     " os.execvp(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
-IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it is sent, as it is the shell
-    sys.executable, "-c",
-    "import ctypes, fcntl, os, signal, sys, termios, time; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
-    " how = termios.tcgetattr(1); how[3] |= termios.TOSTOP; termios.tcsetattr(1, termios.TCSANOW, how);"
-    " pid = os.fork(); pid or ctypes.CDLL(None).prctl(1, signal.SIGTERM);"  # should the test fail
-    " pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
-    " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
-    " (signal.SIGTERM, signal.SIGTTOU)];"
-    " [time.sleep(0.01) for _ in iter(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)"
-    " is None, False)];"  # a signal that comes right before a call that waits is heeded after it
-    " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
-)  # fmt: skip
-LEAVE = (  # as a shell that sends no hangup to what it has in the background
-    sys.executable, "-c",
-    "import os, signal, sys, time; os.setsid(); terminal = os.open(sys.argv[1], os.O_RDWR);"
-    " pid = os.fork(); pid or os.setpgid(0, 0); pid or os.close(terminal);"
-    " pid or signal.signal(signal.SIGHUP, signal.SIG_DFL); pid or os.execvp(sys.argv[3], sys.argv[3:]);"
-    " [time.sleep(0.01) for _ in iter(lambda: os.path.exists(sys.argv[2]), True)]",
-)  # fmt: skip
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
-
-
-def has_started(one: Server, job_id: str) -> bool:
-    return any(line.job_id == job_id and line.what == "start" for line in one.journal())
 
 
 def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServer, storage: Storage) -> None:
@@ -69,7 +37,8 @@ def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServe
 
     wait_until(lambda: len(one.worker_pids()) == 2, what="a second worker")
     ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(2)]
-    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
+    for job_id in ids:
+        one.wait_until_running(job_id)
     one.signal(signal.SIGTTOU)
     for job_id in ids:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
@@ -83,7 +52,7 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     for method in ("spin_in_c", "nap"):
         arguments = {"seconds": 30} if method == "nap" else {}
         job_id = enqueue(storage, method, **arguments)
-        wait_until(lambda job_id=job_id: has_started(one, job_id))  # type: ignore[misc]
+        one.wait_until_running(job_id)
 
     one.signal(signal.SIGUSR1)
 
@@ -96,31 +65,12 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     one.wait()
 
 
-def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is_printed_again(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = server("-w", "1", app="tests.processes.apps_leftovers:app").start()
-    job_id = enqueue(storage, "give_up_the_stack_signal", gate=str(tmp_path / "gate"))
-    wait_until(one.journal)
-
-    one.signal(signal.SIGUSR1)
-
-    wait_until(lambda: "no stack: its job has" in one.log(), what=one.log)
-    (tmp_path / "gate").touch()
-    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-    assert job.claim_seq == 1
-    assert [*one.worker_pids().values()] == [job.result]
-    one.signal(signal.SIGUSR1)
-    wait_until(lambda: "most recent call last" in one.log(), what=one.log)
-    assert one.stop() == 0
-
-
 def test_usr2_pauses_claims_also_of_new_workers_and_a_second_one_resumes_them(
     server: MakeServer, storage: Storage
 ) -> None:
     one = server("-w", "1").start()
     running = enqueue(storage, "nap", seconds=0.3)
-    wait_until(lambda: has_started(one, running))
+    one.wait_until_running(running)
 
     one.signal(signal.SIGUSR2)
 
@@ -165,42 +115,13 @@ def test_a_new_worker_claims_nothing_while_claims_are_paused_however_soon_it_is_
     assert one.stop() == 0
 
 
-def test_hup_replaces_the_workers_one_by_one_and_each_finishes_its_job_first(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "3").start(ready=3)
-    before = set(one.worker_pids().values())
-    ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(3)]
-    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
-
-    one.signal(signal.SIGHUP)
-
-    wait_until(lambda: len(one.worker_pids()) == 3 and all(map(is_gone, before)), what=one.log)
-    assert min(ready_workers(one.log())[2:]) >= 2  # from when all three were ready
-    for job_id in ids:
-        job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
-        assert (job.claim_seq, job.crashes) == (1, 0)
-    assert one.stop() == 0
-
-
-def ready_workers(log: str) -> list[int]:
-    """How many workers were ready, after each that became so and each that left, in order."""
-    counts, count = [], 0
-    for line in log.splitlines():
-        if line.startswith("qml-mp: Worker "):
-            change = (" is ready " in line) - (" stopped " in line)
-            count += change
-            counts += [count] if change else []
-    return counts
-
-
 @pytest.mark.fault(57)
 def test_ctrl_c_reaches_the_supervisor_and_no_worker(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "2")
     one.prefix = LEAD_GROUP
     one.start(ready=2)
     job_id = enqueue(storage, "nap", seconds=0.5)
-    wait_until(lambda: has_started(one, job_id))
+    one.wait_until_running(job_id)
 
     os.killpg(one.pid, signal.SIGINT)
 
@@ -220,7 +141,7 @@ def test_a_server_whose_terminal_is_closed_stops_and_its_job_is_finished(
     os.close(output)
     workers = one.worker_pids().values()
     job_id = enqueue(storage, "nap", seconds=0.5)
-    wait_until(lambda: has_started(one, job_id))
+    one.wait_until_running(job_id)
 
     os.close(terminal)
 
@@ -246,63 +167,3 @@ def test_a_server_that_was_started_to_ignore_hangups_outlives_its_terminal(
     wait_until(lambda: (now := one.worker_pids()) and worker not in now.values(), what="new workers")
     wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
-
-
-@pytest.mark.fault(58)
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_server_whose_terminal_has_gone_without_a_hangup_takes_a_later_one_for_a_reload(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    terminal, output = os.openpty()
-    one = server("-w", "1")
-    one.prefix = (*LEAVE, os.ttyname(output), str(tmp_path / "left"))
-    one.start(ready=None)
-    [worker] = wait_until(storage.list_workers, what=one.log)
-    [shown] = storage.list_servers()
-    pid = shown.process.pid
-    try:
-        (tmp_path / "left").touch()
-        assert one.wait() == 0  # the shell
-        os.close(output)
-        os.close(terminal)
-        wait_until(lambda: "The terminal is gone" in one.log(), what=one.log)
-
-        os.kill(pid, signal.SIGHUP)
-
-        wait_until(
-            lambda: (now := storage.list_workers()) and worker.process not in [each.process for each in now],
-            what="a new worker",
-        )
-        wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: is_gone(pid), what="its end")
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_server_in_the_background_of_a_terminal_that_wants_no_output_of_it_goes_on(
-    server: MakeServer, storage: Storage
-) -> None:
-    terminal, output = os.openpty()
-    os.set_blocking(terminal, False)
-    one = server("-w", "2")
-    one.output, one.prefix = output, IN_THE_BACKGROUND
-    one.start(ready=None)
-    os.close(output)
-    shown = bytearray()
-
-    def says(text: bytes) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            shown.extend(os.read(terminal, 65536))
-        return text in shown
-
-    wait_until(lambda: says(b"Worker 1 is ready") and says(b"Worker 2 is ready"), what="its lines")
-    wait_until(lambda: len(storage.list_workers()) == 2, what="two workers")
-
-    one.signal(signal.SIGTTOU)
-
-    wait_until(lambda: [worker.number for worker in storage.list_workers()] == [1], what="one worker less")
-    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
-    assert [worker.number for worker in storage.list_workers()] == [1]  # none less by its own lines
-    assert one.stop() == 0
-    os.close(terminal)

@@ -1,4 +1,8 @@
-"""Tests: each scenario of `scripts/soak`, for a few seconds. The speed of the machine is not judged."""
+"""Tests: each scenario of `scripts/soak`, for a few seconds. The speed of the machine is not judged.
+
+Their value is repetition, so most are nightly. Those are quick that take a moment and are likely to find what
+nothing else does, or that show a row of the fault list which has no other test.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,41 @@ from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
 from tests.soak.waiting import run_waiting
 
-both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 Run = Callable[[Task], Row]
+QUICK = {
+    ("run_kills", "postgres"),
+    ("run_storm", "sqlite"),
+    ("run_stopped_workers", "postgres"),
+    ("run_firings", "postgres"),
+    ("run_outages", "postgres"),  # 8 s: PostgreSQL is restarted twice
+    ("run_places", "sqlite"),
+}
+BOTH = ("sqlite", "postgres")
+ON_POSTGRES = ("postgres",)
+SCENARIOS: list[tuple[Run, int, float, tuple[str, ...], tuple[int, ...]]] = [
+    # what is run, how often, at which pace, on which backends, for which rows of the fault list
+    (run_bulk, 400, 0.25, BOTH, ()),
+    (run_kills, 800, 0.25, BOTH, (1,)),
+    (run_recovery, 3, 0.25, BOTH, (1,)),
+    (run_storm, 800, 0.25, BOTH, (1, 4)),
+    (run_limits, 1, 0.25, BOTH, (13, 14, 15)),
+    (run_poison, 200, 0.25, BOTH, (61,)),
+    (run_places, 150, 0.25, BOTH, (1,)),
+    (run_rate, 2, 0.25, ON_POSTGRES, ()),
+    (run_orphans, 2, 0.25, BOTH, (4,)),
+    (run_stops, 4, 0.25, BOTH, (55, 56, 59)),
+    (run_replacements, 12, 0.25, BOTH, (63,)),
+    (run_side, 2, 0.25, BOTH, (70,)),
+    (run_stopped_workers, 5, 0.25, BOTH, (6,)),
+    (run_stopped_supervisors, 2, 0.25, BOTH, (7,)),
+    (run_freeze, 800, 0.25, ON_POSTGRES, (77,)),
+    (run_firings, 160, 0.25, BOTH, (49, 50, 51, 52)),
+    (run_outages, 100, 0.03, ON_POSTGRES, (33, 35, 36)),
+    (run_peers, 2, 0.1, ON_POSTGRES, (5, 74)),
+    (run_neighbours, 1, 0.05, BOTH, (5,)),
+    (run_waiting, 30, 0.25, ON_POSTGRES, ()),
+    (run_deploys, 2, 0.1, ("sqlite",), (89, 90)),
+]
 
 
 def outcome(
@@ -50,148 +87,41 @@ def outcome(
     )  # fmt: skip
 
 
-@both
-def test_many_failed_jobs_are_retried_once_each_while_workers_run_them(
-    request: pytest.FixtureRequest, backend: str
+@pytest.mark.parametrize(
+    ("run", "count", "pace", "backend"),
+    [
+        pytest.param(
+            run, count, pace, backend,
+            id=f"{run.__name__}-{backend}",
+            marks=[
+                *(pytest.mark.fault(number) for number in faults),
+                *(() if (run.__name__, backend) in QUICK else (pytest.mark.nightly,)),
+            ],
+        )
+        for run, count, pace, backends, faults in SCENARIOS
+        for backend in backends
+    ],
+)  # fmt: skip
+def test_a_scenario_breaks_no_promise(
+    request: pytest.FixtureRequest, run: Run, count: int, pace: float, backend: str
 ) -> None:
-    row = outcome(request, run_bulk, backend, 400)
+    row = outcome(request, run, backend, count, pace=pace)
 
     assert row.broken == (), table([row])
+    assert row.done >= count or row.kills
 
 
-@both
-@pytest.mark.fault(1)
-def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_kills, backend, 800)
-
-    assert row.broken == (), table([row])
-    assert row.kills
-
-
-@both
+@pytest.mark.nightly
+@pytest.mark.parametrize("backend", BOTH)
 @pytest.mark.fault(2)
 def test_a_round_of_deaths_at_each_call_of_the_storage_begins_with_that_of_a_worker_at_the_first(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    # The next ones: test_faults_nth_call.py.
+    # The next ones: `scripts/soak --only calls`.
     row = outcome(request, run_calls, backend, 1, minutes=0)
 
     assert row.broken == (), table([row])
     assert (row.done, row.kills) == (0, 1)
-
-
-@both
-@pytest.mark.fault(1)
-def test_the_job_of_a_killed_worker_runs_again_on_the_other_one(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_recovery, backend, 3)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 3
-
-
-@both
-@pytest.mark.fault(1)
-@pytest.mark.fault(4)
-def test_no_job_is_lost_or_run_twice_at_once_while_supervisors_are_killed_too(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_storm, backend, 800)
-
-    assert row.broken == (), table([row])
-    assert row.kills
-
-
-@both
-@pytest.mark.fault(13)
-@pytest.mark.fault(14)
-@pytest.mark.fault(15)
-def test_every_job_is_over_after_its_limit_and_the_graces(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_limits, backend, 1)
-
-    assert row.broken == (), table([row])
-    assert row.done == 1
-
-
-@both
-@pytest.mark.fault(61)
-def test_a_job_that_kills_every_worker_fails_and_disturbs_no_other(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_poison, backend, 200)
-
-    assert row.broken == (), table([row])
-    assert row.done == 200
-
-
-@both
-@pytest.mark.fault(1)
-def test_no_more_run_than_the_limit_says_on_three_servers_while_workers_are_killed(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_places, backend, 150)
-
-    assert row.broken == (), table([row])
-    assert row.done == 150
-
-
-def test_no_more_begin_in_a_second_than_the_rate_says_on_three_servers(
-    request: pytest.FixtureRequest,
-) -> None:
-    row = outcome(request, run_rate, "postgres", 2)
-
-    assert row.broken == (), table([row])
-
-
-@both
-@pytest.mark.fault(4)
-def test_no_process_outlives_a_killed_supervisor_for_long(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_orphans, backend, 2)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 2
-
-
-@both
-@pytest.mark.fault(55)
-@pytest.mark.fault(56)
-@pytest.mark.fault(59)
-def test_a_server_stops_whole_at_any_moment_and_charges_nothing(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_stops, backend, 4)
-
-    assert row.broken == (), table([row])
-    assert row.done == 4
-
-
-@both
-@pytest.mark.fault(63)
-def test_replacing_workers_leaves_nothing_in_the_supervisor(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_replacements, backend, 12)
-
-    assert row.broken == (), table([row])
-    assert row.done >= 12
-
-
-@both
-@pytest.mark.fault(70)
-def test_deaths_of_the_page_and_of_the_metrics_are_noticed_by_nothing_else_of_their_server(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_side, backend, 2)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 4
 
 
 @pytest.mark.fault(60)
@@ -201,96 +131,3 @@ def test_workers_that_cannot_boot_are_forked_ever_more_rarely_until_they_can(
     row = outcome(request, run_boot_failure, "sqlite", 2)
 
     assert row.broken == (), table([row])
-
-
-@both
-@pytest.mark.fault(6)
-def test_the_outcome_of_a_worker_that_lost_its_claim_while_stopped_is_refused_and_counted(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_stopped_workers, backend, 5)
-
-    assert row.broken == (), table([row])
-    assert row.done == 5
-
-
-@both
-@pytest.mark.fault(7)
-def test_a_supervisor_that_was_declared_dead_while_stopped_ends_its_workers_and_goes_on(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_stopped_supervisors, backend, 2)
-
-    assert row.broken == (), table([row])
-    assert row.done == 2
-
-
-@pytest.mark.fault(77)
-def test_every_job_runs_once_although_all_of_postgresql_was_frozen(request: pytest.FixtureRequest) -> None:
-    row = outcome(request, run_freeze, "postgres", 800)
-
-    assert row.broken == (), table([row])
-
-
-@both
-@pytest.mark.fault(49)
-@pytest.mark.fault(50)
-@pytest.mark.fault(51)
-@pytest.mark.fault(52)
-def test_no_firing_is_missed_or_doubled_through_kills_outages_and_changes_of_the_clock(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_firings, backend, 160)
-
-    assert row.broken == (), table([row])
-    assert row.done >= 160
-
-
-@pytest.mark.fault(33)
-@pytest.mark.fault(35)
-@pytest.mark.fault(36)
-def test_every_job_runs_once_while_postgresql_restarts_ends_sessions_and_loses_replies(
-    request: pytest.FixtureRequest,
-) -> None:
-    row = outcome(request, run_outages, "postgres", 100, pace=0.03)
-
-    assert row.broken == (), table([row])
-    assert row.done == 100
-
-
-@pytest.mark.fault(5)
-@pytest.mark.fault(74)
-def test_the_jobs_of_a_server_killed_with_its_workers_run_again_wherever_its_peers_are(
-    request: pytest.FixtureRequest,
-) -> None:
-    row = outcome(request, run_peers, "postgres", 2, pace=0.1)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 2
-
-
-@both
-@pytest.mark.fault(5)
-def test_the_jobs_of_a_server_killed_with_its_workers_run_again_on_its_neighbours(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_neighbours, backend, 1, pace=0.05)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 1
-
-
-def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest) -> None:
-    row = outcome(request, run_waiting, "postgres", 30)
-
-    assert row.broken == (), table([row])
-    assert row.done == 30
-
-
-@pytest.mark.fault(89)
-@pytest.mark.fault(90)
-def test_no_job_fails_for_a_deploy_and_no_worker_is_missing(request: pytest.FixtureRequest) -> None:
-    row = outcome(request, run_deploys, "sqlite", 2, pace=0.1)
-
-    assert row.broken == (), table([row])
-    assert row.done == 2

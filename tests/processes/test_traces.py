@@ -19,8 +19,7 @@ from qml_mp import QmlApp
 from qml_mp.core.state import StateName
 from qml_mp.otel import OpenTelemetry
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import BY_DEFAULT
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, few, wait_for_state, wait_until
 from tests.storage.helpers import patient_url
 
 MakeServer = Callable[..., Server]
@@ -158,44 +157,11 @@ def test_the_span_of_a_worker_that_was_killed_is_exported_by_another(
     assert abs((datetime.fromisoformat(span["end_time"]) - attempt.ended_at).total_seconds()) < 0.001
     assert attempt.pid in pids
     assert span["pid"] != attempt.pid
-    wait_until(lambda: has_none(storage))
     assert len(attempts_of(tmp_path, job_id)) == 1
     assert one.stop() == 0
 
 
-def test_it_is_the_very_span_that_the_dead_worker_had_begun(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = server("-w", "1", app=APP).start()
-
-    span = the_attempt_of(tmp_path, enqueue(storage, "dies_with_a_span"))
-
-    assert (tmp_path / "span of the dead").read_text() == " ".join(
-        id_.removeprefix("0x") for id_ in ids_of(span)
-    )
-    assert one.stop() == 0
-
-
-def test_the_span_of_a_cancelled_job_that_holds_the_lock_ends_as_cancelled(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    # By the time that it is interrupted it holds the lock, also where it had to wait for a processor.
-    one = server("-w", "1", app=APP, **{**SOON, "QML_MP_CANCEL_GRACE": "3"})
-    one.start()
-    job_id = enqueue(storage, "holds_the_lock")
-    wait_until((tmp_path / "begun").exists)
-
-    storage.request_cancel(job_id, reason="not needed", retention=BY_DEFAULT)
-
-    span = the_attempt_of(tmp_path, job_id)
-    assert told(span, "qml_mp.outcome", "qml_mp.job.state", "error.type", "qml_mp.worker.died") == [
-        "cancelled", "deleted", "cancelled", True
-    ]  # fmt: skip
-    assert span["status"] == {"status_code": "ERROR", "description": "not needed"}
-    assert one.stop() == 0
-
-
-@pytest.mark.parametrize("method", ["takes_too_long", "takes_too_long_and_heeds_nothing"])
+@few("method", ["takes_too_long"], nightly=["takes_too_long_and_heeds_nothing"])
 def test_the_span_of_a_job_past_its_time_limit_ends_as_a_timeout(
     server: MakeServer, storage: Storage, tmp_path: Path, method: str
 ) -> None:
@@ -215,57 +181,7 @@ def test_the_span_of_a_job_past_its_time_limit_ends_as_a_timeout(
     assert span["status"]["status_code"] == "ERROR"
 
 
-def test_an_exporter_that_hangs_costs_its_worker_and_no_job(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    """It is called where a span ends, as by the SDK's SimpleSpanProcessor."""
-    one = server("-w", "1", app="tests.processes.apps_traces:hanging", **SOON).start()
-    (first,) = one.worker_pids().values()
-    hung = enqueue(storage, "ends_at_once")
-    wait_until((tmp_path / "hangs").exists)
-
-    wait_until(lambda: first not in one.worker_pids().values(), what="the end of the worker")
-    after = enqueue(storage, "ends_at_once")
-
-    for job_id in (hung, after):
-        job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED)
-        assert (job.state_name, job.claim_seq, job.failures) == (StateName.SUCCEEDED, 1, 0)
-    assert one.stop() == 0
-
-
-def test_what_a_killed_server_had_begun_ends_when_the_next_one_takes_its_jobs(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    one = server("-w", "1", app=APP).start()
-    job_id = enqueue(storage, "holds_the_lock")
-    wait_until((tmp_path / "begun").exists)
-    one.clean_up()
-
-    server("-w", "2", app=APP).start()
-
-    span = the_attempt_of(tmp_path, job_id)
-    assert told(span, "qml_mp.outcome", "qml_mp.job.state", "qml_mp.claim_seq") == ["released", "enqueued", 1]
-    assert "is gone" in span["status"]["description"]
-
-
-def test_the_span_of_a_job_that_was_killed_because_its_server_stops_ends_as_released(
-    server: MakeServer, storage: Storage, tmp_path: Path
-) -> None:
-    # Interrupted after three quarters of that, when it holds the lock even if it had to wait for a processor.
-    one = server("-w", "1", "--shutdown-timeout", "3", app=APP).start()
-    job_id = enqueue(storage, "holds_the_lock")
-    wait_until((tmp_path / "begun").exists)
-    assert one.stop() == 6
-
-    server("-w", "2", app=APP).start()
-
-    span = the_attempt_of(tmp_path, job_id)
-    assert told(span, "qml_mp.outcome", "qml_mp.worker.died", "qml_mp.worker.signal") == [
-        "released", True, signal.SIGKILL
-    ]  # fmt: skip
-    assert span["status"] == {"status_code": "ERROR", "description": "the server stopped"}
-
-
+@pytest.mark.nightly
 def test_with_preload_each_worker_makes_a_provider_of_its_own(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
@@ -278,11 +194,3 @@ def test_with_preload_each_worker_makes_a_provider_of_its_own(
         span["attributes"]["messaging.message.id"] for span in spans(tmp_path, "process default")
     )
     assert len(spans(tmp_path, "inner")) == 20
-
-
-def has_none(storage: Storage) -> bool:
-    """Whether none is kept, taken or not."""
-    query = "SELECT count(*) AS attempts FROM {s}.lost_attempts"
-    if storage.is_on_one_machine:
-        query = "SELECT count(*) AS attempts FROM qml_lost_attempts"
-    return bool(storage._db.read("counting", query)[0]["attempts"] == 0)

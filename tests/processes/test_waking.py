@@ -93,21 +93,6 @@ def test_a_worker_that_does_not_look_when_it_is_woken_keeps_no_job_from_the_othe
     assert one.stop() == 0
 
 
-def test_a_worker_that_dies_when_it_is_woken_keeps_no_job_from_the_others(
-    server: MakeServer, storage: Storage, traces: Path
-) -> None:
-    one = traced(server, traces, workers=2)
-
-    for pid in one.worker_pids().values():
-        _when_idle(traces, one)  # in the middle of a look it may be stopped with the job in hand
-        stop_between_writes(storage, pid)
-        job_id = enqueue(storage, "quick")
-        os.kill(pid, signal.SIGKILL)
-        wait_for_state(storage, job_id, StateName.SUCCEEDED)
-
-    assert one.stop() == 0
-
-
 def test_a_job_that_another_process_schedules_for_an_earlier_instant_does_not_wait_for_a_poll(
     server: MakeServer, storage: Storage
 ) -> None:
@@ -121,6 +106,7 @@ def test_a_job_that_another_process_schedules_for_an_earlier_instant_does_not_wa
     assert one.stop() == 0
 
 
+@pytest.mark.nightly
 def test_a_server_all_of_whose_workers_were_busy_knows_when_a_rate_opens(
     server: MakeServer, storage: Storage
 ) -> None:

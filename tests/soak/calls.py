@@ -1,5 +1,5 @@
 """Tests: somebody dies, or fails, at every single call of the storage, and at the places of a batch one after
-the other. The suite plays a share of it (tests/processes/test_faults_nth_call.py)."""
+the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
-from tests.processes.nth_call import (
+from tests.soak.ground import fresh_ground
+from tests.soak.nth_call import (
     BATCH_NUMBERS,
     BATCH_PLACES,
     CLAIMING_POINTS,
@@ -19,10 +20,9 @@ from tests.processes.nth_call import (
     play_each,
     runs,
 )
-from tests.processes.supervisors import Supervisors, supervisors
-from tests.soak.ground import fresh_ground
 from tests.soak.report import Row
 from tests.soak.scenario import Task
+from tests.soak.supervisors import Supervisors, supervisors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
