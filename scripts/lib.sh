@@ -94,7 +94,7 @@ bring_pgbouncer() {
 # bring_chromium PYTHON: the tests of the page have a real one, which no wheel brings. Those that need it fail where
 # it is not to be had, and say what to install.
 bring_chromium() {
-    has_chromium() { (cd "$ROOT" && "$1" -m tests.browser.chromium) </dev/null; }
+    has_chromium() { (cd "$ROOT" && "$1" -m tests.web.chromium) </dev/null; }
     best_package() {
         apt-cache show chromium-headless-shell >/dev/null 2>&1 && echo chromium-headless-shell || echo chromium
     }

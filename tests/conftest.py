@@ -100,11 +100,11 @@ def warm() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Of a test in this process: tests that come later fork workers from it, which another thread forbids.
-    Those of a browser last for all tests of a module."""
+    Those of a browser last for all journeys."""
     before = threading.enumerate()
     yield
     for thread in threading.enumerate():
-        if thread not in before and "browser" not in request.path.parts:
+        if thread not in before and request.node.get_closest_marker("browser") is None:
             thread.join(PATIENCE_S)
             assert not thread.is_alive(), f"The test has left the thread {thread.name!r}."
 

@@ -19,9 +19,9 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import JobFilter
 from tests.bench.million import fill
-from tests.browser.screens import SCREENS
 from tests.postgres_cluster import throwaway_cluster
 from tests.storage.helpers import in_schema
+from tests.web.screens import SCREENS
 from tests.web.serving import served
 
 _ROUNDS = 20

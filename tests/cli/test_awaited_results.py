@@ -5,19 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection
 from datetime import timedelta
-from itertools import count
 
-import pytest
-
-from qml_mp.cli.main import run
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Success
-from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from qml_mp.storage.waits import EndedJobs
 from tests.cli.command import TASKS, Qml, is_one_error
 from tests.cli.test_start_command import has_a_ready_worker
 from tests.until import PATIENCE_S, wait_until
@@ -61,6 +54,7 @@ def test_the_result_of_another_methods_job_is_not_printed_as_ones_own(qml: Qml, 
     assert f"The job {sent.id} is one of 'mail', and this handle of it comes from 'resize'" in ended.err
 
 
+# Takes 5 s: so long the command waits before it says that no server is alive.
 def test_who_waits_without_a_limit_beside_no_server_is_told_so_and_then_gets_the_result(
     qml: Qml, storage: Storage
 ) -> None:
@@ -81,44 +75,7 @@ def test_who_waits_without_a_limit_beside_no_server_is_told_so_and_then_gets_the
     assert (waiting.returncode, json.loads(out)) == (0, {"width": 1})
 
 
-def test_an_outage_is_waited_out_also_where_it_begins_when_that_is_told(
-    qml: Qml, storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(qml.folder)
-    monkeypatch.setattr("qml_mp.cli.commands.enqueue._A_WHILE", timedelta())
-    looks, look = count(1), Storage.ended_jobs
-
-    def look_in_an_outage(asked: Storage, job_ids: Collection[str]) -> EndedJobs:
-        match next(looks):
-            case 2 | 3:
-                raise StorageUnavailable("It is away.")
-            case 4:
-                success = Success(result={"width": 1}, duration=timedelta())
-                storage.finish(claim_one(storage), success, retention=BY_DEFAULT)
-        return look(asked, job_ids)
-
-    monkeypatch.setattr(Storage, "ended_jobs", look_in_an_outage)
-
-    code = run(["enqueue", "resize", "path=a.png", "--wait"])
-
-    assert (code, json.loads(capsys.readouterr().out)) == (0, {"width": 1})
-    assert next(looks) > 4
-
-
 def claim_one(storage: Storage) -> Claim:
     claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s", queues=()))
     assert claim is not None
     return claim
-
-
-@pytest.mark.usefixtures("storage")
-def test_a_job_that_is_waited_for_needs_no_setting_of_what_is_kept_how_long(qml: Qml) -> None:
-    """It is committed by then."""
-    arguments = ("enqueue", "resize", "path=a.png", "--wait", "--wait-timeout", "0.1")
-
-    ended = qml(*arguments, env={"QML_MP_FAILED_TTL": "abc"})
-
-    assert (ended.code, ended.out) == (1, "")
-    waiting, error = ended.err.splitlines()
-    assert waiting.startswith("qml-mp: waiting for ")
-    assert "is still enqueued after 100ms" in error

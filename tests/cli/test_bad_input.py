@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sqlite3
 from contextlib import closing
 
 import pytest
 
-from tests.cli.command import TASKS, Qml, is_one_error
+from tests.cli.command import Qml, is_one_error
 
 _DEEP = "[" * 100_000 + "]" * 100_000
 _LARGE = '{"path": "' + "a" * 2 * 1024 * 1024 + '"}'
@@ -20,46 +19,30 @@ _STDIN = ("enqueue", "resize", "--payload", "-")
     ("arguments", "stdin", "said"),
     [
         (("-A", "tasks:app", "enqueue", "nope"), "", "No worker registered for method: nope"),
-        (("-A", "tasks:app", "enqueue", "resize"), "", "missing a required argument: 'path'"),
         (("-A", "tasks:app", "enqueue", "resize", "pfad=a", "width=3"), "",
          "missing a required argument: 'path', and there is none named 'pfad'."),
-        (("-A", "tasks:app", "enqueue", "resize", "path=a", "size=3"), "", "unexpected argument: 'size'"),
         (("-A", "tasks:app", "enqueue", "resize", "path=a", "width=wide"), "", "'width'"),
         (("enqueue", "resize", "--payload", '{"x": NaN}'), "", "JSON cannot hold"),
-        (("enqueue", "resize", "x=1e999"), "", "JSON cannot hold"),
         (("enqueue", "resize", 'x="a\\u0000b"'), "", "NUL"),
         (("enqueue", "resize", 'x="\\ud800"'), "", "lone surrogate"),
-        (("enqueue", "resize", b"x=\xff"), "", "lone surrogate"),
         (_STDIN, _LARGE, "the limit is 1,048,576"),
         (_STDIN, _DEEP, "nested"),
         (_STDIN, "{not json", "not JSON"),
         (("enqueue", "resize", "path"), "", "key=value"),
         (("enqueue", "resize", "a=1", "a=2"), "", "given twice"),
-        (("enqueue", "resize", "a=1", "--payload", "{}"), "", "not both"),
         (("enqueue", "resize", "--delay", "soon"), "", "--delay is 'soon'"),
         (("enqueue", "resize", "--at", "tomorrow"), "", "--at is 'tomorrow'"),
         (("enqueue", "resize", "--delay", "1m", "--at", "2030-01-01"), "", "not both"),
-        (("enqueue", "resize", "--queue", "a b"), "", "queue name"),
         (("enqueue", "resize", "--priority", "high"), "", "--priority"),
-        (("enqueue", "resize", "--max-retries", "-1"), "", "max_retries"),
         (("enqueue", "resize", "--wait-timeout", "5s"), "", "needs --wait"),
-        (("enqueue",), "", "Missing argument"),
         (("recurring", "add", "r", "every day", "resize"), "", "cron expression"),
         (("recurring", "add", "r", "0 9 * * *", "resize", "--tz", "Mars/Base"), "", "Mars/Base"),
-        (("-A", "tasks:app", "recurring", "add", "r", "0 9 * * *", "nope"), "", "nope"),
         (("jobs", "retry", "not-an-id"), "", "not a job id"),
-        (("jobs", "show", "not-an-id"), "", "not a job id"),
         (("jobs", "list", "--state", "done"), "", "--state"),
         (("start",), "", "pass -A module:attribute, or set QML_MP_APP"),
         (("start", "-A", "tasks:app", "--shutdown-timeout", "soon"), "", "--shutdown-timeout is 'soon'"),
-        (("start", "-A", "tasks:app", "--timeout", "0"), "", "--timeout is 0s; it must be at least 1ms."),
-        (("start", "-A", "tasks:app", "--max-memory", "much"), "", "--max-memory is 'much'"),
-        (("frobnicate",), "", "No such command"),
         (("tasks:app", "start"), "", "'tasks:app'. An app is named by -A: `qml-mp -A tasks:app …`."),
         (("-A", "tasks:app", "--burst", "start"), "", "'--burst' is an option of `start`; put it behind"),
-        (("-A", "tasks:app", "-w", "2", "start"), "", "'-w' is an option of `start`; put it behind that."),
-        (("jobs", "--state", "failed", "list"), "", "'--state' is an option of `list`; put it behind that."),
-        (("--frob", "start"), "", "No such option '--frob'"),
         (("--url", "mysql://host/db", "jobs", "list"), "", "Accepted forms"),
     ],
     ids=lambda value: None if not isinstance(value, tuple) else str(value)[:60],
@@ -78,26 +61,12 @@ def test_bad_input_exits_2_with_one_paragraph_and_creates_nothing(
     assert qml.files() == before
 
 
-@pytest.mark.parametrize("payload", [_LARGE, _DEEP, '{"x": NaN}', '"\\u0000"', '"\\ud800"'])
-def test_a_payload_that_cannot_be_stored_changes_nothing_in_the_storage(qml: Qml, payload: str) -> None:
-    qml("enqueue", "resize", "path=a.png")
-    before = qml.dump()
-
-    ended = qml(*_STDIN, stdin=payload)
-
-    assert ended.code == 2
-    assert qml.dump() == before
-
-
 @pytest.mark.parametrize(
     ("module", "said"),
     [
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
         ("raise RuntimeError('not today')", "RuntimeError: not today"),
-        ("import sys; sys.exit(0)", "/broken.py:1 in <module>)"),
         ("app = 5", "not a QmlApp"),
-        ("other = 5", "app"),
-        ("app = (", "SyntaxError"),
     ],
 )
 def test_an_app_that_does_not_import_exits_3(qml: Qml, module: str, said: str) -> None:
@@ -112,28 +81,7 @@ def test_an_app_that_does_not_import_exits_3(qml: Qml, module: str, said: str) -
     assert qml.files() == before
 
 
-@pytest.mark.parametrize("command", [("enqueue", "resize", "path=a.png"), ("jobs", "list")])
-def test_a_url_that_names_a_folder_is_told_so(qml: Qml, command: tuple[str, ...]) -> None:
-    ended = qml(*command, "--url", f"sqlite:///{qml.folder}")
-
-    assert ended.code == 4
-    assert f"The SQLite file {qml.folder} is a folder. Name a file in it." in ended.err
-
-
-@pytest.mark.parametrize("command", [("start",), ("enqueue", "resize", "path=a.png"), ("check",)])
-def test_an_app_named_in_another_form_exits_2(qml: Qml, command: tuple[str, ...]) -> None:
-    by_flag = qml("-A", "tasks", *command)
-    by_environment = qml(*command, env={"QML_MP_APP": "3"})
-
-    for ended, said in (
-        (by_flag, "-A is 'tasks'; an app is"),
-        (by_environment, "QML_MP_APP is '3'; an app is"),
-    ):
-        assert ended.code == 2
-        assert said in (ended.out if command == ("check",) else ended.err)
-
-
-@pytest.mark.parametrize("arguments", [("enqueue", "resize"), ("jobs", "list"), ("status",), ("migrate",)])
+@pytest.mark.parametrize("arguments", [("enqueue", "resize"), ("status",)])
 def test_a_port_where_no_server_listens_exits_4(qml: Qml, arguments: tuple[str, ...]) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and never listens, so that nobody else can
@@ -162,45 +110,6 @@ def test_a_read_only_sqlite_file_exits_4_and_stays_as_it_is(qml: Qml) -> None:
     assert qml.dump() == before
 
 
-def test_a_folder_that_cannot_be_written_exits_4(qml: Qml) -> None:
-    qml.folder.chmod(0o500)
-
-    ended = qml("enqueue", "resize", "path=b.png", file_modes_bind=True)
-
-    qml.folder.chmod(0o700)
-    assert ended.code == 4
-    assert not qml.database.exists()
-
-
-@pytest.mark.parametrize("named", [("--url",), ("-A", "tasks:app", "--url"), ("-A", "tasks:app")])
-def test_a_current_folder_that_may_not_be_entered_holds_nothing_up(qml: Qml, named: tuple[str, ...]) -> None:
-    """As that of root, from which a command is run as another user: it is as if nothing were in it."""
-    url = f"sqlite:///{qml.database}"
-    shut = qml.folder / "shut"
-    shut.mkdir(mode=0)
-    here = Qml(folder=shut)
-    env = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{qml.folder}"}
-    (qml.folder / "tasks.py").write_text(TASKS.replace("QmlApp()", f"QmlApp({url!r})"))
-    qml("enqueue", "resize", "path=a.png")
-
-    arguments = (*named, url) if named[-1] == "--url" else named
-    listed = here(*arguments, "jobs", "list", "--json", env=env, file_modes_bind=True)
-
-    assert (listed.code, listed.err) == (0, "")
-    assert [job["method"] for job in listed.lines] == ["resize"]
-
-
-def test_a_current_folder_that_may_not_be_entered_names_no_storage(qml: Qml) -> None:
-    shut = qml.folder / "shut"
-    shut.mkdir(mode=0)
-
-    listed = Qml(folder=shut)("jobs", "list", file_modes_bind=True)
-
-    assert listed.code == 4
-    assert is_one_error(listed.err)
-    assert "unexpected" not in listed.err
-
-
 def test_a_file_that_is_no_database_exits_4_and_stays_as_it_is(qml: Qml) -> None:
     qml.database.write_text("These are my notes.\n" * 100)
     before = qml.database.read_bytes()
@@ -216,8 +125,6 @@ def test_a_file_that_is_no_database_exits_4_and_stays_as_it_is(qml: Qml) -> None
     "arguments",
     [
         ("enqueue", "resize", "path=b.png"),
-        ("recurring", "add", "r", "0 9 * * *", "resize"),
-        ("jobs", "list"),
         ("status",),
         ("migrate",),
     ],
@@ -237,14 +144,13 @@ def test_a_schema_newer_than_the_code_exits_5_and_stays_as_it_is(
     assert qml.dump() == before
 
 
-@pytest.mark.parametrize("command", ["stop", "reload", "status"])
-def test_a_schema_older_than_the_code_says_how_its_servers_are_stopped(qml: Qml, command: str) -> None:
+def test_a_schema_older_than_the_code_says_how_its_servers_are_stopped(qml: Qml) -> None:
     """Not by this `stop`, which needs the migration that has to wait for it."""
     qml("enqueue", "resize", "path=a.png")
     with closing(sqlite3.connect(qml.database)) as connection, connection:
         connection.execute("DELETE FROM qml_schema_version WHERE version > 1")
 
-    ended = qml(command)
+    ended = qml("stop")
 
     assert ended.code == 5
     assert "stop every server on it, by SIGTERM or with the qml-mp that it runs (this one cannot" in ended.err
@@ -256,13 +162,8 @@ def test_a_schema_older_than_the_code_says_how_its_servers_are_stopped(qml: Qml,
     [
         ("jobs", "list"),
         ("status",),
-        ("queues", "list"),
-        ("servers", "list"),
-        ("workers", "list"),
-        ("recurring", "list"),
+        ("audit",),
         ("recurring", "run", "r"),
-        ("jobs", "show", "01a20ff2-659c-78a5-9cfb-d95426a19a21"),
-        ("jobs", "cancel", "01a20ff2-659c-78a5-9cfb-d95426a19a21"),
     ],
 )
 def test_looking_at_a_storage_without_a_schema_exits_5_and_creates_no_file(
@@ -277,24 +178,12 @@ def test_looking_at_a_storage_without_a_schema_exits_5_and_creates_no_file(
     assert qml.files() == before
 
 
-@pytest.mark.parametrize("command", [("status",), ("jobs", "list"), ("enqueue", "resize")])
-def test_a_file_in_a_folder_that_is_not_there_exits_4_for_every_command(
-    qml: Qml, command: tuple[str, ...]
-) -> None:
-    ended = qml("--url", "sqlite:///missing/jobs.db", *command)
+def test_a_file_in_a_folder_that_is_not_there_exits_4(qml: Qml) -> None:
+    ended = qml("--url", "sqlite:///missing/jobs.db", "enqueue", "resize")
 
     assert ended.code == 4
     assert f"The folder of the SQLite file {qml.folder}/missing/jobs.db does not exist." in ended.err
     assert is_one_error(ended.err)
-
-
-def test_an_unknown_setting_exits_2_with_a_suggestion(qml: Qml) -> None:
-    (qml.folder / "qml-mp.toml").write_text("shutdown_timeuot = 3\n")
-
-    ended = qml("jobs", "list")
-
-    assert ended.code == 2
-    assert "did you mean shutdown_timeout?" in ended.err
 
 
 def test_a_traceback_is_shown_only_when_asked_for(qml: Qml) -> None:
@@ -317,11 +206,9 @@ def _set_schema_version(qml: Qml, version: int) -> None:
     "arguments",
     [
         ["status", "postgresql://u:S3CR?ET@h/db"],
-        ["postgresql://u:S3CRET@h/db", "status"],
         ["-A", "postgresql://u:S3CRET@h/db", "start"],
         ["jobs", "show", "postgresql://u:S3CRET@h/db"],
         ["status", "postgresql://u:12/my S3CR ET@h/db"],
-        ["status", "postgresql://u:1,my S3CR ET@h/db"],
         ["enqueue", "work", "postgresql://u:S3CRET@h/db"],
         ["--url", "host=127.0.0.1 port=1 password=S3CRET", "status"],
         ["--url", "postgresql://u:S3CR@ET@127.0.0.1:1/db", "status"],

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shlex
+import pty
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 
-from qml_mp import host, job_selection
-from qml_mp.cli import bulk
+from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.core.state import StateName
-from qml_mp.errors import QmlError, StorageUnavailable
-from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter, JobPage
+from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
 from tests.bench.million import fill
 from tests.cli.command import Qml, is_one_error
-from tests.storage.helpers import in_children
+from tests.processes.harness import ROOT
+from tests.until import PATIENCE_S
 
 COUNT = 6
 _GONE = ProcessIdentity(host=host.identity().host, pid=host.identity().pid, started_ticks=1)
@@ -38,10 +33,9 @@ def fail(storage: Storage, count: int, *, error: str = "ValueError", method: str
     ids = storage.enqueue_many(Job.new(method, {"n": n}) for n in range(count))
     which = Fetch(worker_id="w", server_id="s#1", queues=(), methods=(method,))
     claims = storage.exchange((), fetch=which, limit=count, retention=BY_DEFAULT).claims
-    for claim in claims:
-        trace = '  File "/srv/shop/tasks.py", line 12, in thumb\n'
-        info = ErrorInfo(type=error, message="no\x1b such thing", traceback=trace)
-        storage.finish(claim, Failure(error=info), retention=BY_DEFAULT)
+    trace = '  File "/srv/shop/tasks.py", line 12, in thumb\n'
+    failure = Failure(error=ErrorInfo(type=error, message="no\x1b such thing", traceback=trace))
+    storage.exchange([(claim, failure) for claim in claims], fetch=None, limit=0, retention=BY_DEFAULT)
     return ids
 
 
@@ -129,7 +123,6 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
         (["retry"], "Say which jobs: their ids, or "),
         (["retry"], "--state, --queue, --method, --error, --since, --until, --kind, --all."),
         (["retry", "01a20ff2-659c-78a5-9cfb-d95426a19a21", "--all"], "not both"),
-        (["delete", "01a20ff2-659c-78a5-9cfb-d95426a19a21", "--dry-run"], "not both"),
         (["retry", "--state", "succeeded", "--yes"], "succeeded"),
         (["cancel", "--all", "--wait"], "named by their ids"),
         (["delete", "--since", "yesterday"], "--since is 'yesterday'"),
@@ -137,13 +130,8 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
             ["list", "--since", "10000000d"],
             "--since is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
         ),
-        (
-            ["delete", "--until", "10000000d"],
-            "--until is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
-        ),
         (["retry", "--method", "thumb", "--error", "", "--yes"], "error is empty"),
         (["delete", "--since", "20261127", "--yes"], "--since is '20261127', which may be a date or seconds"),
-        (["list", "--until", "2026"], "--until is '2026', which may be a date or seconds: write 2026s, or"),
         (["delete", "--all"], "repeat it with --yes"),
     ],
 )
@@ -170,14 +158,6 @@ def test_since_restricts_a_list_and_a_change(qml: Qml, storage: Storage) -> None
     retried = qml("jobs", "retry", "--since", "2130-01-01", "--yes")
 
     assert (len(hour), len(seconds), later, retried.out) == (2, 2, [], "0 jobs are enqueued again\n")
-
-
-def test_since_now_and_until_now_are_said_of_a_change(qml: Qml, storage: Storage) -> None:
-    fail(storage, 2)
-
-    told = [qml("jobs", "retry", option, "0s", "--yes").out for option in ("--since", "--until")]
-
-    assert told == ["0 jobs are enqueued again\n", "2 jobs are enqueued again\n"]
 
 
 def test_until_and_kind_restrict_a_list_and_a_change(qml: Qml, storage: Storage) -> None:
@@ -224,132 +204,89 @@ def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Stor
     assert nothing == []
 
 
-ASKED = bulk.Asked(change=BulkChange.RETRY, reason="r", force=False, yes=True, dry_run=False, as_json=False)
+MANY = 1200
+_IN_BATCHES = ("jobs", "retry", "--all", "--yes")
+"""Jobs are changed 500 at a time."""
 
 
-def test_what_is_told_of_a_change_has_those_that_were_refused_and_those_that_changed_since(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    done = bulk._Done(asked=ASKED, wanted=10, changed=7, refused=2)
-
-    with pytest.raises(QmlError) as told:
-        done.tell(left=1)
-
-    counts = re.findall(r"(\d+) (?:jobs? )?(?:is|are)", f"{capsys.readouterr().out} {told.value}")
-    assert counts == ["7", "2", "1"]
-
-
-def test_examples_of_a_dry_run_are_looked_for_a_bounded_number_at_a_time(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    meant, really, looks = fail(storage, 1, error="KeyError"), storage.list_jobs, []
-    fail(storage, 20)
-
-    def look(where: JobFilter, **options: Any) -> JobPage:
-        looks.append(options.get("among"))
-        return really(where, **options)
-
-    monkeypatch.setattr(storage, "list_jobs", look)
-    monkeypatch.setattr(bulk, "AMONG", 6)
-    asked = replace(ASKED, dry_run=True, as_json=True)
-    bulk.change_many(storage, JobFilter(error="KeyError"), asked, retention=BY_DEFAULT)
-
-    assert json.loads(capsys.readouterr().out)["examples"] == meant
-    assert looks == [6, 6, 6, 6]
-
-
-def after_batches(
-    monkeypatch: pytest.MonkeyPatch, storage: Storage, number: int, then: Callable[[], object]
-) -> None:
-    """Batches of two jobs; something happens when so many of them are committed."""
-    monkeypatch.setattr(job_selection, "_BATCH", 2)
-    retry_many, done = storage.retry_many, []
-
-    def retried(job_ids: list[str], *, until: datetime) -> list[str]:
-        ids = retry_many(job_ids, until=until)
-        done.append(ids)
-        if len(done) == number:
-            then()
-        return ids
-
-    monkeypatch.setattr(storage, "retry_many", retried)
+def start_armed(qml: Qml, failpoint: str, *arguments: str) -> subprocess.Popen[str]:
+    """The command, in which something happens at that point."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.failpoints", failpoint, *arguments], cwd=qml.folder,
+        env=qml.environment({"PYTHONPATH": str(ROOT)}), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
 
 
 def test_the_first_ctrl_c_ends_it_between_two_batches_and_says_how_many_are_done(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    qml: Qml, storage: Storage
 ) -> None:
-    fail(storage, COUNT)
-    after_batches(monkeypatch, storage, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)
+    fail(storage, MANY)
+    for commit in range(1, 20):
+        with start_armed(qml, f"storage.committed=stop:{commit}", *_IN_BATCHES) as process:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGCONT)
+            _, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130
+        if done := storage.job_counts()[StateName.ENQUEUED]:
+            break
 
-    with pytest.raises(click.Abort):
-        bulk.change_many(storage, JobFilter(), ASKED, retention=BY_DEFAULT)
-
-    assert "4 of 6 jobs are enqueued again; the others are as before" in capsys.readouterr().err
-    assert len(ids_in(storage, StateName.ENQUEUED)) == 4
-    assert signal.getsignal(signal.SIGINT) is before
+    assert done == 500
+    assert "qml-mp: 500 of 1200 jobs are enqueued again; the others are as before" in told
 
 
-def test_a_storage_that_goes_away_leaves_what_is_done_and_says_so(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_storage_that_goes_away_leaves_what_is_done_and_says_so(qml: Qml, storage: Storage) -> None:
+    fail(storage, MANY)
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        connection.execute(
+            "CREATE TRIGGER away BEFORE UPDATE ON qml_jobs "
+            f"WHEN (SELECT count(*) FROM qml_jobs WHERE state = 'enqueued') >= {MANY - 100} "
+            "BEGIN SELECT RAISE(ABORT, 'gone'); END"
+        )
+
+    ended = qml(*_IN_BATCHES)
+
+    assert ended.code == 4
+    assert "1000 of 1200 jobs are enqueued again" in ended.err
+    assert storage.job_counts()[StateName.ENQUEUED] == 1000
+
+
+def test_a_command_that_is_killed_at_any_commit_leaves_whole_batches_and_the_next_one_does_the_rest(
+    qml: Qml, storage: Storage
 ) -> None:
-    def go_away() -> None:
-        raise StorageUnavailable("gone")
+    fail(storage, MANY)
+    seen = list[int]()
+    for commit in range(1, 20):
+        with start_armed(qml, f"storage.committed=kill:{commit}", *_IN_BATCHES) as process:
+            process.communicate(timeout=PATIENCE_S)
+        seen.append(storage.job_counts()[StateName.ENQUEUED])
+        if process.returncode != -signal.SIGKILL:
+            break
 
-    fail(storage, COUNT)
-    after_batches(monkeypatch, storage, 2, go_away)
-
-    with pytest.raises(StorageUnavailable):
-        bulk.change_many(storage, JobFilter(), ASKED, retention=BY_DEFAULT)
-
-    assert "2 of 6 jobs are enqueued again" in capsys.readouterr().err
-
-
-def test_a_killed_command_leaves_whole_batches(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail(storage, COUNT)
-    after_batches(monkeypatch, storage, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    storage.close()
-
-    statuses = in_children([lambda: bulk.change_many(storage, JobFilter(), ASKED, retention=BY_DEFAULT)])
-
-    assert statuses == [signal.SIGKILL]
-    assert len(ids_in(storage, StateName.ENQUEUED)) == 4
-    assert JobSelection(storage, JobFilter(), retention=BY_DEFAULT).retry() == 2
+    assert process.returncode == 0
+    assert set(seen) <= {0, 500, 1000, MANY}
+    assert 500 in seen
+    assert seen[-1] == MANY
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 2), ("y", 0, 0)])
 def test_a_person_is_asked_and_may_say_no(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    qml: Qml, storage: Storage, answer: str, code: int, left: int
 ) -> None:
     fail(storage, 2)
-    asked: list[str] = []
+    leader, follower = pty.openpty()
+    os.write(leader, f"{answer}\n".encode())
 
-    def says_yes_the_second_time(text: str, **_: bool) -> bool:
-        asked.append(text)
-        return len(asked) > 1
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "jobs", "retry", "--all"], cwd=qml.folder, env=qml.environment(),
+        stdin=follower, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    os.close(leader)
+    os.close(follower)
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(click, "confirm", says_yes_the_second_time)
-
-    with pytest.raises(QmlError, match="Nothing was changed"):
-        bulk.change_many(storage, JobFilter(), replace(ASKED, yes=False), retention=BY_DEFAULT)
-    assert ids_in(storage, StateName.ENQUEUED) == set()
-
-    bulk.change_many(storage, JobFilter(), replace(ASKED, yes=False), retention=BY_DEFAULT)
-
-    assert len(ids_in(storage, StateName.ENQUEUED)) == 2
-    assert asked == ["2 jobs will be enqueued again (2 failed). Go on?"] * 2
-    assert capsys.readouterr().out == "2 jobs are enqueued again\n"
-
-
-def test_the_commands_of_the_readme_run(qml: Qml, storage: Storage) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### Lists, errors and bulk work\n")[2].partition("\n### ")[0]
-    commands = re.findall(r"^\$ qml-mp (.*)$", section, re.MULTILINE)
-    fail(storage, 2, error="UnidentifiedImageError")
-
-    asking = [command for command in commands if "retry" in command and "--dry-run" not in command]
-    ended = {command: qml(*shlex.split(command)) for command in commands if command not in asking}
-
-    assert [command for command, end in ended.items() if end.code != 0] == []
-    assert len(asking) == 1
-    assert qml(*shlex.split(asking[0]), "--yes").out == "2 jobs are enqueued again\n"
+    assert "2 jobs will be enqueued again (2 failed). Go on?" in ended.stderr
+    assert ended.returncode == code
+    assert storage.job_counts()[StateName.FAILED] == left
+    assert ended.stdout == ("2 jobs are enqueued again\n" if answer == "y" else "")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo
@@ -36,29 +34,12 @@ def test_a_server_that_is_told_no_queues_serves_those_that_the_app_declares(
     assert "Left:" not in ended.err
 
 
-def test_queues_may_be_named_by_a_flag_for_each(qml: Qml, storage: Storage) -> None:
-    enqueue_resizes(storage, 2)
-    storage.enqueue(Job.new("boom"))
-
-    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst", "-q", "images", "-q", "default")
-
-    assert ended.code == 0, ended.err
-    counts = storage.job_counts()
-    assert (counts[StateName.SUCCEEDED], counts[StateName.FAILED]) == (2, 1)
-
-
-@pytest.mark.parametrize("told_by", ["flag", "environment", "file"])
 def test_queues_that_are_set_win_and_a_burst_says_which_jobs_it_leaves_in_others(
-    qml: Qml, storage: Storage, told_by: str
+    qml: Qml, storage: Storage
 ) -> None:
     enqueue_resizes(storage, 24)
-    if told_by == "file":
-        (qml.folder / "qml-mp.toml").write_text('queues = ["default"]\n')
 
-    ended = qml(
-        "-A", "tasks:app", "start", "-w", "1", "--burst", *(["-q", "default"] if told_by == "flag" else []),
-        env={"QML_MP_QUEUES": "default"} if told_by == "environment" else None,
-    )  # fmt: skip
+    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst", "-q", "default")
 
     assert ended.code == 0, ended.err
     assert "Queues: default." in ended.err
@@ -98,21 +79,11 @@ def test_a_burst_leaves_with_one_line_per_cause(qml: Qml, storage: Storage) -> N
     assert job.state_name is StateName.PROCESSING
 
 
-def test_a_burst_without_workers_leaves_and_says_what_for(qml: Qml, storage: Storage) -> None:
-    storage.enqueue_many(Job.new("resize", {"path": "a.png"}, queue="images") for _ in range(2))
-
-    ended = qml("-A", "tasks:app", "start", "-w", "0", "--burst")
-
-    assert ended.code == 0, ended.err
-    assert "Left: 2 jobs, as this server has no worker (-w)" in ended.err
-    assert storage.job_counts()[StateName.ENQUEUED] == 2
-
-
 def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) -> None:
     now = datetime.now(UTC)
     soon, late = (
         storage.enqueue(Job.new("resize", {"path": "a.png"}, queue="images", at=at))
-        for at in (now + timedelta(seconds=20), now + timedelta(hours=1))  # the server is up before the first
+        for at in (now + timedelta(seconds=4), now + timedelta(hours=1))  # the server is up before the first
     )
     unknown = storage.enqueue(Job.new("newone", queue="images", at=now + timedelta(minutes=5)))
     storage.set_paused("default", True)
@@ -128,5 +99,4 @@ def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) ->
         soon: StateName.SUCCEEDED, late: StateName.SCHEDULED, unknown: StateName.SCHEDULED,
         closed: StateName.SCHEDULED,
     }  # fmt: skip
-    assert "Waiting for what comes in time: 1 job due later, the next in " in ended.err
     assert "Left: 3 jobs due later" in ended.err

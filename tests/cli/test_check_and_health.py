@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import sqlite3
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -27,15 +24,6 @@ from tests.storage.helpers import in_schema, patient_url
 from tests.storage_rows import change_server
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
-_CONF = """
-import os
-
-def load_dotenv():
-    os.environ["QML_MP_URL"] = "sqlite:///sub/qml.db"
-
-def go():
-    os.chdir("sub")
-"""
 _LATE = """
 from __future__ import annotations
 from datetime import date
@@ -143,17 +131,6 @@ def test_templates_that_are_over_in_a_zone_not_known_here_or_misfits_stop_neithe
     assert "next      never\n" in qml("recurring", "show", "once").out
 
 
-def test_a_storage_that_may_lose_jobs_is_a_warning_and_the_server_logs_it(qml: Qml, storage: Storage) -> None:
-    (qml.folder / "copy.db").hardlink_to(qml.database)
-
-    checked = qml("-A", "tasks:app", "check")
-    started = qml(*_START)
-
-    assert (checked.code, started.code) == (0, 0)
-    assert "storage   warning   the file has 2 names (hard links)" in checked.out
-    assert started.err.count("the file has 2 names (hard links)") == 1, started
-
-
 def test_an_app_that_starts_threads_when_imported_is_refused_with_preload_as_start_does(qml: Qml) -> None:
     (qml.folder / "threaded.py").write_text(_THREADED)
     preload = {"QML_MP_PRELOAD": "1"}
@@ -181,28 +158,6 @@ def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, stor
     assert "tasks.py" in ended.err
 
 
-@pytest.mark.parametrize("url", ["", "str('sqlite:///jobs.db')"])
-def test_the_storage_of_code_that_does_not_import_is_a_warning_where_it_is_not_known(
-    qml: Qml, url: str
-) -> None:
-    """Nobody has named the default, which is told about only where there is one."""
-    code = f"import no_such_library\nfrom qml_mp import QmlApp\napp = QmlApp({url})\n"
-    (qml.folder / "tasks.py").write_text(code)
-
-    qml.folder.chmod(0o555)
-    closed = qml("-A", "tasks:app", "check", "--json", file_modes_bind=True)
-    qml.folder.chmod(0o755)
-    without = qml("-A", "tasks:app", "check", "--json")
-    with closing(open_storage(f"sqlite:///{qml.database}")) as storage:
-        storage.migrate()
-    beside = qml("-A", "tasks:app", "check")
-
-    assert (closed.code, without.code, beside.code) == (3, 3, 3)
-    assert results(closed) == results(without) == {"app": "failed", "storage": "warning"}
-    assert "storage   warning   the app's is not known, for it does not import; " in beside.out
-    assert "schema    ok        version" in beside.out
-
-
 def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
     qml: Qml, storage: Storage
 ) -> None:
@@ -218,42 +173,17 @@ def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
     assert (newer.code, results(newer)["schema"]) == (5, "failed")
 
 
-@pytest.mark.parametrize(
-    ("app", "environment", "warned"),
-    [
-        pytest.param('QmlApp("memory://")', {}, ["storage"], id="a storage of the server's own"),
-        pytest.param(
-            'QmlApp("sqlite:///qml.db", config=ServerConfig(dead_server_timeout="2m"))',
-            {"QML_MP_HEARTBEAT_INTERVAL": "40s"}, [], id="the code mends what the environment says",
-        ),
-    ],
-)  # fmt: skip
-def test_what_start_takes_is_0(qml: Qml, app: str, environment: dict[str, str], warned: list[str]) -> None:
-    (qml.folder / "mine.py").write_text(f"from qml_mp import QmlApp, ServerConfig\napp = {app}\n")
-    named = ("-A", "mine:app")
-
-    checked = qml(*named, "check", "--json", env=environment)
-    started = qml(*named, "start", "--burst", "-w", "1", env=environment)
-
-    assert (checked.code, started.code) == (0, 0), (checked, started)
-    assert [check for check, result in results(checked).items() if result != "ok"] == warned
-
-
-@pytest.mark.parametrize("place", ["no folder", "folder closed", "folder read only", "file read only", "log"])
+@pytest.mark.parametrize("place", ["no folder", "folder read only", "file read only"])
 def test_a_file_that_start_could_not_write_is_4_and_nothing_is_made(qml: Qml, place: str) -> None:
     folder = qml.folder / "data"
     if place != "no folder":
         folder.mkdir()
-    if place in ("file read only", "log"):
+    if place == "folder read only":
+        folder.chmod(0o555)
+    elif place == "file read only":
         with closing(open_storage(f"sqlite:///{folder}/jobs.db")) as storage:
             storage.migrate()
-    if place == "file read only":
         (folder / "jobs.db").chmod(0o400)
-    elif place == "log":
-        folder.chmod(0o555)  # in which SQLite makes its log
-    else:
-        with suppress(FileNotFoundError):
-            folder.chmod(0o000 if place == "folder closed" else 0o555)
 
     named = ("-A", "tasks:app", "--url", "sqlite:///data/jobs.db")
     checked = qml(*named, "check", file_modes_bind=True)
@@ -265,23 +195,10 @@ def test_a_file_that_start_could_not_write_is_4_and_nothing_is_made(qml: Qml, pl
     assert (checked.code, started.code) == (4, 4), checked
     assert "storage   failed    The " in checked.out
     assert "data/jobs.db" in checked.out
-    assert made == ({"jobs.db"} if place in ("file read only", "log") else set())
+    assert made == ({"jobs.db"} if place == "file read only" else set())
 
 
-def test_a_folder_that_may_not_be_entered_is_not_taken_for_one_without_a_schema(qml: Qml) -> None:
-    folder = qml.folder / "data"
-    folder.mkdir(mode=0o000)
-
-    listed = qml("jobs", "list", "--url", "sqlite:///data/jobs.db", file_modes_bind=True)
-
-    folder.chmod(0o700)
-    assert listed.code == 4
-    assert "data/jobs.db cannot be looked for: Permission denied. See that this user may enter" in listed.err
-
-
-@pytest.mark.parametrize(
-    "command", ["status", "health", "check", "enqueue f", "migrate", "bench", "web --port 0"]
-)
+@pytest.mark.parametrize("command", ["health", "enqueue f"])
 def test_who_names_nothing_where_the_folder_cannot_be_written_is_told_that_the_file_is_the_default(
     qml: Qml, command: str
 ) -> None:
@@ -332,29 +249,6 @@ def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
     )
 
 
-def test_a_role_without_rights_to_what_a_migration_has_added_is_4_before_a_server_registers(
-    qml: Qml, admin: psycopg.Connection
-) -> None:
-    with closing(open_storage(in_schema_as(admin, admin.info.user, "filled"))) as storage:
-        storage.migrate()
-        admin.execute("GRANT USAGE ON SCHEMA filled TO checker")
-        admin.execute("CREATE TABLE filled.of_another (id integer)")
-        admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA filled TO checker")
-        admin.execute("REVOKE ALL ON filled.of_another FROM checker")
-        named = ("--url", in_schema_as(admin, "checker", "filled"))
-        granted = qml(*named, "check")
-        admin.execute("REVOKE ALL ON filled.acts FROM checker")  # as if a migration had made it since
-
-        checked, started = qml(*named, "check"), qml(*named, *_START)
-
-        assert (granted.code, checked.code, started.code) == (0, 4, 4), (granted, checked, started)
-        for told in (checked.out, started.err):
-            assert "may not write to all tables of schema 'filled'" in told
-            assert 'DELETE ON ALL TABLES IN SCHEMA "filled" TO "checker"' in told
-        assert admin.execute("SELECT FROM filled.workers").fetchall() == []
-        assert "Worker 1 started" not in started.err
-
-
 def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> None:
     (qml.folder / "tasks.py").write_text(_PLAIN)
     register(storage)
@@ -363,22 +257,6 @@ def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> 
 
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"healthy: blue (pid {host.identity().pid}): 1 worker, last heard ")
-
-
-@pytest.mark.parametrize("is_called_in", [".", "elsewhere"])
-def test_health_of_an_app_whose_module_goes_to_its_own_folder_looks_there_without_importing_it(
-    qml: Qml, storage: Storage, is_called_in: str
-) -> None:
-    code = "import os, pathlib\nos.chdir(pathlib.Path(__file__).parent)\n" + _PLAIN
-    (qml.folder / "tasks.py").write_text(code)
-    (qml.folder / "elsewhere").mkdir()
-    register(storage)
-    caller = replace(qml, folder=qml.folder / is_called_in)
-    path = os.pathsep.join([str(qml.folder), os.environ.get("PYTHONPATH", "")])
-
-    ended = caller("-A", "tasks:app", "health", env={"PYTHONPATH": path})
-
-    assert (ended.code, ended.err) == (0, "")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -454,128 +332,6 @@ def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Sto
     assert "is not available" in silent.out
 
 
-def test_an_app_that_is_in_no_folder_and_can_be_imported_is_not_said_to_be_missing(qml: Qml) -> None:
-    with zipfile.ZipFile(qml.folder / "apps.zip", "w") as archive:
-        archive.writestr("packed.py", "from qml_mp import QmlApp\napp = QmlApp()\n")
-    environment = {"PYTHONPATH": f"{qml.folder}/apps.zip"}
-
-    (qml.folder / "shop").mkdir()
-    (qml.folder / "shop" / "__init__.py").touch()
-
-    checked = qml("-A", "packed:app", "check", env=environment)
-    health = qml("-A", "packed:app", "health", env=environment)
-    missing = qml("-A", "shop.taskz:app", "health")
-
-    assert checked.code == 0
-    assert "What storage the app 'packed:app' uses is not plain from its source" in health.out
-    assert "The source of the app 'shop.taskz:app' is not found from here" in missing.out
-
-
-def test_check_of_broken_code_says_why_the_storage_that_it_looks_at_does_not_answer(qml: Qml) -> None:
-    (qml.folder / "tasks.py").write_text(
-        "import no_such_library\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
-    )
-    (qml.folder / "qml-mp.toml").write_text(f'url = "{_NOWHERE}"\n')
-
-    broken = qml("-A", "tasks:app", "check")
-
-    assert broken.code == 3
-    assert "storage   warning   the app's is not known, for it does not import; " in broken.out
-    assert "is not available" in broken.out
-
-
-def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_say_plainly(qml: Qml) -> None:
-    """They take the default, which has no schema."""
-    code = "import os\nfrom qml_mp import QmlApp\napp = QmlApp(os.environ['U'])\n"
-    (qml.folder / "tasks.py").write_text(code)
-    told = "What storage the app 'tasks:app' uses is not plain from its source, and it is not imported here: "
-
-    health, page = qml("-A", "tasks:app", "health"), qml("-A", "tasks:app", "web", "--port", "0")
-
-    assert (health.code, page.code) == (1, 5)
-    assert told in health.out
-    assert told in page.err
-    assert not qml.database.exists()
-
-
-@pytest.mark.parametrize(
-    ("code", "doubt", "ways"),
-    [
-        (
-            "conf.load_dotenv()\napp = QmlApp()",
-            "The URL of the app 'tasks:app' is left to the environment, which its import may set",
-            "--url or QML_MP_URL",
-        ),
-        (
-            'conf.go()\napp = QmlApp("sqlite:///qml.db")',
-            "What storage the app 'tasks:app' uses is not plain from its source",
-            "--url",
-        ),
-    ],
-    ids=["it sets the environment", "it changes the directory"],
-)
-def test_commands_that_import_no_app_say_that_its_import_may_name_another_storage(
-    qml: Qml, code: str, doubt: str, ways: str
-) -> None:
-    """Also where the one that they take is there, and no server in it."""
-    (qml.folder / "sub").mkdir()
-    (qml.folder / "conf.py").write_text(_CONF)
-    (qml.folder / "tasks.py").write_text(f"import conf\nfrom qml_mp import QmlApp\n{code}\n")
-    told = f"{doubt}, and it is not imported here: name it by {ways}."
-    web, default = ("-A", "tasks:app", "web", "--port"), f"sqlite:///{qml.database}"
-
-    migrated = qml("-A", "tasks:app", "migrate")
-    health, page = qml("-A", "tasks:app", "health"), qml(*web, "0")
-    named = qml("-A", "tasks:app", "health", "--url", "sqlite:///sub/qml.db")
-    with closing(open_storage(default)) as storage:
-        storage.migrate()
-    beside = qml("-A", "tasks:app", "health")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        other_page = qml(*web, str(taken.getsockname()[1]))
-
-    assert (migrated.code, health.code, page.code, beside.code) == (0, 1, 5, 1)
-    assert health.out == f"unhealthy: {told} {default}, which was taken, has no qml-mp schema.\n"
-    assert told in page.err
-    none = "unhealthy: no server runs on this machine (0 in the registry of"
-    assert named.out == f"{none} sqlite:///{qml.folder}/sub/qml.db)\n"
-    assert beside.out == f"{none} {default}). {told}\n"
-    assert other_page.err.startswith(f"qml-mp: {told} The page shows {default}.\n")
-
-
-def test_a_url_that_the_import_sets_counts_before_the_settings_file_as_who_does_not_import_says(
-    qml: Qml,
-) -> None:
-    (qml.folder / "qml-mp.toml").write_text('app = "tasks:app"\nurl = "sqlite:///dev.db"\n')
-    (qml.folder / "sub").mkdir()
-    (qml.folder / "conf.py").write_text(_CONF)
-    code = "import conf\nfrom qml_mp import QmlApp\nconf.load_dotenv()\napp = QmlApp()\n"
-    (qml.folder / "tasks.py").write_text(code)
-    real, dev = f"sqlite:///{qml.folder}/sub/qml.db", f"sqlite:///{qml.folder}/dev.db"
-    told = (
-        "The URL of the app 'tasks:app' is left to the environment, which its import may set, and it is not "
-        "imported here: name it by --url or QML_MP_URL."
-    )
-    none = "unhealthy: no server runs on this machine (0 in the registry of"
-
-    migrated, status, checked = qml("migrate"), qml("status"), qml("check")
-    health = qml("health")
-    other = qml("migrate", "--url", "sqlite:///dev.db")
-    beside, named = qml("health"), qml("health", env={"QML_MP_URL": "sqlite:///sub/qml.db"})
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        page = qml("web", "--port", str(taken.getsockname()[1]))
-    (qml.folder / "tasks.py").write_text(f"import no_such_library\n{code}")
-    broken = qml("check")
-
-    assert (migrated.code, status.code, checked.code, other.code) == (0, 0, 0, 0)
-    assert status.out.startswith(f"{real}\n")
-    assert f"storage   ok        {real} answers" in checked.out
-    assert health.out == f"unhealthy: {told} {dev}, which was taken, has no qml-mp schema.\n"
-    assert beside.out == f"{none} {dev}). {told}\n"
-    assert named.out == f"{none} {real})\n"
-    assert page.err.startswith(f"qml-mp: {told} The page shows {dev}.\n")
-    assert f"storage   warning   the app's is not known, for it does not import; {dev} may be" in broken.out
-
-
 def test_reading_commands_import_no_app_that_says_its_url_plainly(qml: Qml, storage: Storage) -> None:
     (qml.folder / "tasks.py").write_text(_PLAIN)
 
@@ -583,30 +339,3 @@ def test_reading_commands_import_no_app_that_says_its_url_plainly(qml: Qml, stor
         ended = qml("-A", "tasks:app", *command)
 
         assert (ended.code, ended.err) == (0, ""), command
-
-
-def test_a_setting_that_is_written_wrong_in_the_environment_is_told(qml: Qml, storage: Storage) -> None:
-    told = "QML_MP_WORKES in the environment is no setting and has no effect; did you mean QML_MP_WORKERS?\n"
-
-    read = qml("status", env={"QML_MP_WORKES": "4", "QML_MP_TEST_X": "1"})
-    started = qml("-A", "tasks:app", "start", "-w", "0", "--burst", env={"QML_MP_WORKES": "4"})
-
-    assert read.err == f"qml-mp: {told}"
-    assert f"qml-mp: WARNING {told}" in started.err
-
-
-@pytest.mark.parametrize("command", ["start", "check", "enqueue"])
-def test_a_setting_is_told_that_the_import_of_the_app_writes_wrong_into_the_environment(
-    qml: Qml, command: str
-) -> None:
-    """As `load_dotenv()` does; once, and what was there before is told of once, too."""
-    wrong = 'import os\nos.environ["QML_MP_WORKRES"] = "8"\n'
-    (qml.folder / "tasks.py").write_text(f"{wrong}{TASKS}")
-    flags = {"start": ["-w", "0", "--burst"], "check": [], "enqueue": ["boom"]}[command]
-
-    ended = qml("-A", "tasks:app", command, *flags, env={"QML_MP_QUEUE": "mail"})
-
-    assert ended.code == 0
-    for name, meant in [("QML_MP_WORKRES", "QML_MP_WORKERS"), ("QML_MP_QUEUE", "QML_MP_QUEUES")]:
-        told = f"{name} in the environment is no setting and has no effect; did you mean {meant}?"
-        assert ended.err.count(told) == 1, ended.err

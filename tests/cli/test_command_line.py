@@ -31,29 +31,7 @@ def test_app_and_url_are_taken_before_and_after_the_command(qml: Qml, arguments:
     assert "wrong.db" not in qml.files()
 
 
-def test_settings_come_from_the_environment_too(qml: Qml) -> None:
-    env = {"QML_MP_URL": "sqlite:///env.db", "QML_MP_APP": "tasks:app"}
-
-    ended = qml("enqueue", "resize", "path=a", env=env)
-
-    (job,) = qml("jobs", "list", "--json", env=env).lines
-    assert ended.code == 0
-    assert job["queue"] == "images"
-    assert "env.db" in qml.files()
-
-
-def test_the_url_in_the_code_wins_over_the_environment(qml: Qml) -> None:
-    (qml.folder / "coded.py").write_text("from qml_mp import QmlApp\napp = QmlApp('sqlite:///code.db')\n")
-
-    qml("-A", "coded:app", "enqueue", "resize", env={"QML_MP_URL": "sqlite:///env.db"})
-
-    assert "code.db" in qml.files()
-    assert "env.db" not in qml.files()
-
-
-@pytest.mark.parametrize(
-    "command", [("status",), ("enqueue", "resize", "path=a"), ("start", "--burst"), ("check",), ("bench",)]
-)
+@pytest.mark.parametrize("command", [("status",), ("start", "--burst")])
 def test_an_empty_url_names_no_storage_and_none_is_taken_instead(qml: Qml, command: tuple[str, ...]) -> None:
     (qml.folder / "coded.py").write_text("from qml_mp import QmlApp\napp = QmlApp('')\n")
 
@@ -64,17 +42,6 @@ def test_an_empty_url_names_no_storage_and_none_is_taken_instead(qml: Qml, comma
     assert "--url is empty and names no storage. " in by_flag.out + by_flag.err
     assert "The URL that the code gives is empty and names no storage. " in by_code.out + by_code.err
     assert qml.files() == {"tasks.py", "coded.py", "qml-mp.toml"}
-
-
-def test_the_console_script_finds_an_app_in_the_current_directory(qml: Qml) -> None:
-    code = "import sys; sys.path[:] = [p for p in sys.path if p]; from qml_mp.cli.main import main; main()"
-
-    ended = subprocess.run(
-        [sys.executable, "-I", "-c", code, "-A", "tasks:app", "enqueue", "resize", "path=a"],
-        cwd=qml.folder, env=qml.environment(), capture_output=True, check=False,
-    )  # fmt: skip
-
-    assert ended.returncode == 0, ended.stderr
 
 
 def test_help_and_version_answer_without_loading_what_commands_need(qml: Qml) -> None:
@@ -100,10 +67,7 @@ def test_help_and_version_answer_without_loading_what_commands_need(qml: Qml) ->
         ("enqueue", "resize"),
         ("jobs", "list"),
         ("status",),
-        ("migrate",),
         ("recurring", "list"),
-        ("bench", "--help"),
-        ("demo", "--help"),
     ],
 )
 def test_no_command_on_sqlite_loads_psycopg(qml: Qml, arguments: tuple[str, ...]) -> None:
@@ -136,7 +100,7 @@ def test_a_reader_that_leaves_early_is_no_error(qml: Qml) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("command", ["jobs list", "jobs list --json", "status --json"])
+@pytest.mark.parametrize("command", ["jobs list", "status --json"])
 def test_a_closed_standard_output_is_no_error(qml: Qml, command: str) -> None:
     qml("enqueue", "resize")
 

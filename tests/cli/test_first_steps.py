@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.cli.main import cli
 from tests.cli.command import Qml, is_one_error
 
 _PROGRAMS = Path(sys.executable).parent
 
 
-@pytest.mark.parametrize("group", [(), ("jobs",), ("recurring",), ("queues",), ("servers",), ("workers",)])
+@pytest.mark.parametrize("group", [(), ("jobs",)])
 def test_a_group_alone_prints_its_help_as_help(qml: Qml, group: tuple[str, ...]) -> None:
     asked = qml(*group, "--help")
     ended = qml(*group)
@@ -25,19 +24,10 @@ def test_a_group_alone_prints_its_help_as_help(qml: Qml, group: tuple[str, ...])
     assert "\n\nCommands:\n" in ended.err
 
 
-@pytest.mark.parametrize("group", [(), ("jobs",), ("recurring",)])
-def test_in_80_columns_no_line_of_a_groups_help_is_cut_short(qml: Qml, group: tuple[str, ...]) -> None:
-    lines = qml(*group, "--help", env={"COLUMNS": "80"}).out.splitlines()
-
-    assert all(len(line) <= 80 for line in lines)
-    assert not [line for line in lines if line.startswith("  ") and line.endswith("...")]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("strat",), 2, "No such command 'strat'. Did you mean 'start'? See `qml-mp --help`."),
-        (("job", "list"), 2, "No such command 'job'. Did you mean 'jobs'? See `qml-mp --help`."),
         (("jobs", "lst"), 2, "No such command 'lst'. Did you mean 'list'? See `qml-mp jobs --help`."),
         (("zzz",), 2, "No such command 'zzz'. See `qml-mp --help`."),
         (("-A", "tasks:app"), 2, "Missing command. See `qml-mp --help`."),
@@ -49,13 +39,8 @@ def test_in_80_columns_no_line_of_a_groups_help_is_cut_short(qml: Qml, group: tu
         ),
         (("start", "-w"), 2, "'-w' requires an argument. See `qml-mp start --help`."),
         (("start", "--help=1"), 2, "'--help' does not take a value. See `qml-mp start --help`."),
-        (("jobs", "list", "-q"), 2, "'-q' requires an argument. See `qml-mp jobs list --help`."),
-        (("jobs", "--url"), 2, "'--url' requires an argument. See `qml-mp jobs --help`."),
-        (("enqueue", "f", "x=1", "--queue"), 2, "requires an argument. See `qml-mp enqueue --help`."),
-        (("start",), 2, "No app is named: pass -A module:attribute, or set QML_MP_APP."),
         (("start", "-A", "tasks.py"), 2, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
         (("start", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
-        (("enqueue", "x", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
     ],
 )
 def test_what_is_typed_wrong_is_answered_in_one_paragraph_with_what_to_do(
@@ -137,27 +122,3 @@ def test_other_shells_get_their_script_and_their_answers(
     assert script.out.startswith(first)
     assert completed.code == 0
     assert answer in completed.out
-
-
-def test_completing_a_command_loads_none(qml: Qml) -> None:
-    code = (
-        "import sys; from qml_mp.cli import main\n"
-        "try: main.main()\n"
-        "except SystemExit: pass\n"
-        "ours = {name for name in sys.modules if name.startswith('qml_mp.')}\n"
-        "heavy = {'qml_mp.cli.commands.jobs', 'qml_mp.cli.commands.start',"
-        "    'qml_mp.app', 'qml_mp.storage.open'}\n"
-        "assert not ours & heavy, ours\n"
-        "assert not {'psycopg', 'croniter', 'sqlite3', 'asyncio'} & set(sys.modules)\n"
-    )
-
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=qml.folder,
-        env=qml.environment(
-            {"_QML_MP_COMPLETE": "bash_complete", "COMP_WORDS": "qml-mp ", "COMP_CWORD": "1"}
-        ),
-    )  # fmt: skip
-
-    assert ended.returncode == 0, ended.stderr
-    listed = cli.list_commands(cli.make_context("qml-mp", ["--help"], resilient_parsing=True))
-    assert ended.stdout.split() == [f"plain,{name}" for name in listed]

@@ -10,7 +10,7 @@ from qml_mp import StateName, open_storage
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from tests.cli.command import Qml, is_one_error, on_a_terminal
+from tests.cli.command import Qml, is_one_error
 
 _JOB_KEYS = [
     "id", "method", "queue", "priority", "state", "payload", "result", "failures", "crashes", "claim_seq",
@@ -107,21 +107,6 @@ def test_a_job_that_is_replaced_is_kept_as_the_settings_say(qml: Qml) -> None:
     assert expires - finished == timedelta(hours=3)
 
 
-def test_options_of_enqueue_reach_the_job(qml: Qml) -> None:
-    job_id = enqueue(
-        qml, "resize", "--queue", "low", "--priority", "-3", "--max-retries", "2", "--timeout", "90s",
-        "--unique-key", "k", "--max-crashes", "7",
-    )  # fmt: skip
-
-    job = qml("jobs", "show", job_id, "--json").value
-    page = qml("jobs", "show", job_id).out
-    assert (job["queue"], job["priority"]) == ("low", -3)
-    assert "1m30s" in page
-    assert "unique key" in page
-    assert ["max", "crashes", "7"] in [line.split() for line in page.splitlines()]
-    assert enqueue(qml, "resize", "--unique-key", "k") == job_id
-
-
 def test_a_delay_and_a_time_make_a_scheduled_job(qml: Qml) -> None:
     before = datetime.now(UTC)
     delayed = enqueue(qml, "resize", "--delay", "1h")
@@ -152,29 +137,6 @@ def test_the_list_is_newest_first_and_goes_on_at_the_cursor(qml: Qml) -> None:
 
     assert [job["id"] for job in first.lines + second.lines] == ids[::-1]
     assert second.err == ""
-
-
-def test_how_to_go_on_fits_the_terminal_and_is_one_line_elsewhere(qml: Qml) -> None:
-    for _ in range(2):
-        enqueue(qml, "resize")
-
-    lines = (
-        on_a_terminal(qml, "jobs", "list", "--limit", "1", no_color="1", stream="stderr")
-        .decode()
-        .splitlines()
-    )
-    piped = qml("jobs", "list", "--limit", "1").err
-
-    assert " ".join(lines) + "\n" == piped
-    assert lines[0] == "qml-mp: there are more; go on with"
-    assert lines[1].startswith("--after ")
-
-
-@pytest.mark.parametrize("command", ["list", "errors", "retry", "cancel", "delete"])
-def test_the_help_fits_the_terminal(qml: Qml, command: str) -> None:
-    lines = qml("jobs", command, "--help", env={"COLUMNS": "80"}).out.splitlines()
-
-    assert max(map(len, lines)) <= 80
 
 
 def test_the_list_is_restricted_by_state_queue_and_method(qml: Qml) -> None:
@@ -235,7 +197,7 @@ def test_of_several_jobs_the_ones_that_can_are_changed_and_the_others_told(qml: 
     assert "1 of 2" in ended.err
 
 
-@pytest.mark.parametrize("command", ["show", "retry", "cancel", "delete"])
+@pytest.mark.parametrize("command", ["show", "cancel"])
 def test_a_job_that_is_not_there_exits_1(qml: Qml, command: str) -> None:
     enqueue(qml, "resize")
 

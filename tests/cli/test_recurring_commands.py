@@ -10,7 +10,7 @@ import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.store import Storage
-from tests.cli.command import TASKS, Qml, is_one_error, on_a_terminal
+from tests.cli.command import TASKS, Qml, is_one_error
 
 
 def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
@@ -45,24 +45,13 @@ def test_the_payload_of_a_template_is_given_as_that_of_a_job_is(qml: Qml) -> Non
     assert "missing a required argument: 'path'" in wrong.err
 
 
-@pytest.mark.parametrize("command", [("add", "digest"), ("preview",)])
-def test_an_expression_that_was_not_quoted_gets_the_hint_to_quote_it(
-    qml: Qml, command: tuple[str, ...]
-) -> None:
+def test_an_expression_that_was_not_quoted_gets_the_hint_to_quote_it(qml: Qml) -> None:
     """The shell has put files in place of the stars."""
-    refused = qml("recurring", *command, "0", "9", "tasks.py", "tasks.py", "MON-FRI", "resize")
+    refused = qml("recurring", "add", "digest", "0", "9", "tasks.py", "tasks.py", "MON-FRI", "resize")
 
     assert refused.code == 2
     assert is_one_error(refused.err)
     assert 'Quote an expression of several fields: "0 9 * * MON-FRI".' in refused.err
-
-
-def test_the_expression_is_looked_at_before_the_payload(qml: Qml) -> None:
-    refused = qml("recurring", "add", "r", "0 25 * * *", "resize", "--payload", "no json")
-
-    assert "25" in refused.err
-    assert "JSON" not in refused.err
-    assert "Quote" not in refused.err
 
 
 def test_the_policies_of_a_template_are_shown(qml: Qml) -> None:
@@ -109,28 +98,6 @@ def test_the_list_fits_in_80_columns_with_source_next_firing_and_newest_job(
     assert " code " in lines[1]
     assert " person " in lines[2]
     assert lines[2].endswith("  deleted")
-
-
-def test_other_columns_are_left_out_of_the_list_before_an_id_is_shortened(qml: Qml) -> None:
-    name = "reports.daily.customers.monthly_statements"
-    qml("recurring", "add", name, "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
-
-    lines = on_a_terminal(qml, "recurring", "list", no_color="1").decode().splitlines()
-
-    assert lines[1].startswith(f"{name}  0 0 0 1-31")
-    assert "SOURCE" not in lines[0]
-    assert max(map(len, lines)) <= 80
-
-
-def test_the_list_fits_the_terminal_with_ids_of_any_length(qml: Qml) -> None:
-    name = "nightly-digest-of-what-" + "all-shops-" * 6
-    qml("recurring", "add", name, "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
-
-    lines = on_a_terminal(qml, "recurring", "list", no_color="1").decode().splitlines()
-
-    assert max(map(len, lines)) <= 80
-    assert lines[1].startswith("nightly-digest-of-w")
-    assert name in qml("recurring", "list").out
 
 
 def test_a_template_that_is_switched_off_and_added_again_is_said_to_be_off(qml: Qml) -> None:
@@ -224,24 +191,6 @@ def test_a_template_is_previewed_in_its_own_zone(qml: Qml) -> None:
     assert firing["at"].endswith("+00:00")
 
 
-@pytest.mark.parametrize("recurring_id", ["nightly report", "@night", "@daily", "0 9 * * *"])
-def test_a_template_is_previewed_whose_id_could_be_an_expression(qml: Qml, recurring_id: str) -> None:
-    qml("recurring", "add", recurring_id, "30 6 * * *", "resize", "--tz", "America/New_York")
-
-    shown = qml("recurring", "preview", recurring_id)
-    neither = qml("recurring", "preview", "weekly report")
-
-    assert shown.out.startswith("at 06:30 every day (America/New_York)\n")
-    assert neither.code == 2
-    assert is_one_error(neither.err)
-
-
-def test_an_expression_is_previewed_beside_a_storage_that_cannot_be_asked(qml: Qml) -> None:
-    shown = qml("recurring", "preview", "0 9 * * *", "--url", "sqlite:////nowhere/jobs.db")
-
-    assert shown.out.startswith("at 09:00 every day (UTC)\n")
-
-
 def test_a_template_in_a_zone_that_is_not_known_here_is_shown_in_utc(qml: Qml, storage: Storage) -> None:
     template = RecurringJob.new("digest", "0 9 * * *", "resize")
     storage.upsert_recurring_job(
@@ -258,7 +207,7 @@ def test_a_template_in_a_zone_that_is_not_known_here_is_shown_in_utc(qml: Qml, s
     assert "The zone 'Mars/Olympus' is not known here" in previewed.err
 
 
-@pytest.mark.parametrize("command", ["show", "remove", "run", "preview", "enable", "disable"])
+@pytest.mark.parametrize("command", ["show", "run", "disable"])
 def test_a_template_that_is_not_there_exits_1(qml: Qml, command: str) -> None:
     qml("recurring", "add", "r", "0 9 * * *", "resize")
 

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from qml_mp import host
-from qml_mp.cli.commands import signals
-from qml_mp.cli.local_servers import LocalServer
-from qml_mp.cli.main import cli
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
-from tests.cli.test_streams import unread
-from tests.fresh_storage import fresh_url_with_password
 from tests.processes.harness import PATIENCE_S, wait_until
 
 _NAP = """
@@ -62,10 +52,10 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def server_that_ends_by_a_signal(at_a_signal: str = "os._exit(1)") -> Iterator[subprocess.Popen[bytes]]:
-    """What handles the signals of the commands as a server does, by this."""
+def server_that_ends_by_a_signal() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that handles the signals of the commands, as a server does, and ends by each."""
     program = (
-        f"import glob, os, select, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
+        "import os, select, signal; [signal.signal(each, lambda *_: os._exit(1)) for each in "
         "(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)]; print(1, flush=True)\n"
         # A signal that comes right before a call that waits is heeded after it.
         "while not select.select([0], [], [], 0.01)[0]: pass"
@@ -80,10 +70,6 @@ def server_that_ends_by_a_signal(at_a_signal: str = "os._exit(1)") -> Iterator[s
             process.kill()
 
 
-def is_importing(status: Any) -> bool:
-    return any(str(server["trouble"]).startswith("New code is") for server in status["servers"])
-
-
 def has_one_worker(status: Any) -> bool:
     return any(len(server["workers"]) == 1 for server in status["servers"])
 
@@ -94,20 +80,6 @@ def says_its_app(storage: Storage) -> bool:
 
 def has_workers(status: Any) -> bool:
     return any(len(server["workers"]) == 2 for server in status["servers"])
-
-
-def test_nothing_is_cut_off_behind_the_url_of_the_storage(qml: Qml, postgres_url: str) -> None:
-    """A server's name may have an @ that could be the end of a password."""
-    with fresh_url_with_password(postgres_url) as url:
-        with closing(open_storage(url)) as storage:
-            storage.migrate()
-            register(storage, "jobs@blue", _ELSEWHERE)
-            shown = storage.display_url
-
-        ended = qml("--url", url, "stacks")
-
-    assert ended.code == 1
-    assert f"No server of {shown!r} runs on this machine. jobs@blue (pid 1) runs on box" in ended.err
 
 
 def test_a_server_tells_its_stacks_is_reloaded_and_stopped(qml: Qml) -> None:
@@ -138,32 +110,6 @@ def test_a_server_tells_its_stacks_is_reloaded_and_stopped(qml: Qml) -> None:
     assert re.search(r"still being imported after 100ms|replaced after 100ms", late.err), late
     assert (stopped.code, stopped.out) == (0, f"blue (pid {process.pid}): stopped\n")
     assert code == 6  # the nap was killed
-
-
-def test_a_reload_that_still_imports_when_its_time_is_over_says_so(qml: Qml) -> None:
-    tasks = qml.folder / "tasks.py"
-    slow = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\n" + TASKS
-    with qml.started("-w", "2") as process:
-        qml.until("status", shows=has_workers, server=process)
-        tasks.write_text("import no_such_library\n" + TASKS)
-        qml("reload")
-        tasks.write_text(slow)
-
-        late = qml("reload", "--timeout", "0.1")
-        [meanwhile] = qml.until("status", shows=is_importing, server=process)["servers"]
-        (qml.folder / "go").touch()
-        done = qml("reload")
-        [after] = qml("status", "--json").value["servers"]
-        qml("stop")
-        log = process.stderr.read().decode() if process.stderr is not None else ""
-
-    assert late.code == 1
-    assert f"qml-server (pid {process.pid}): the new code is still being imported after 100ms; no" in late.err
-    assert meanwhile["trouble"].startswith(
-        "New code is being imported. Before that: The new code cannot be imported: ModuleNotFoundError"
-    )
-    assert (done.code, after["trouble"]) == (0, None)
-    assert "Importing the new code, for which it has 1m (boot_timeout)" in log
 
 
 def test_a_reload_tells_how_many_workers_are_replaced(qml: Qml) -> None:
@@ -207,39 +153,6 @@ def test_a_server_that_stops_is_not_hastened_by_another_stop(qml: Qml, storage: 
     assert "still runs after 100ms; --now ends it at once" in second.out
     assert (now.code, now.out) == (0, f"qml-server (pid {process.pid}): stopped\n")
     assert log.count("SIGTERM") == 1, log
-
-
-def test_a_stop_waits_for_the_process_where_the_storage_goes_away_with_the_server(
-    qml: Qml, storage: Storage
-) -> None:
-    """As `memory://` does, whose server removes the file before it ends."""
-    removes = f"[os.unlink(file) for file in glob.glob({str(qml.database)!r} + '*')]"
-    with server_that_ends_by_a_signal(f"({removes}, os.write(1, b'2\\n'))") as process:
-        register(storage, "blue", host.identity(process.pid))
-        [info] = storage.list_servers()
-        with LocalServer(info) as server:
-            server.send(signal.SIGTERM)
-            assert process.stdout is not None
-            process.stdout.readline()
-
-            meanwhile = signals._await_end(server, storage, until=0.0)
-            process.kill()
-            ended = signals._await_end(server, storage, until=time.monotonic() + PATIENCE_S)
-
-    assert (meanwhile, ended) == (False, True)
-
-
-def test_of_several_servers_one_has_to_be_named(
-    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes]
-) -> None:
-    register(storage, "blue", host.identity(bystander.pid))
-    register(storage, "green", host.identity(bystander.pid))
-
-    ended = qml("stop")
-
-    assert ended.code == 2
-    assert f"2 servers run here: blue (pid {bystander.pid}), green (pid {bystander.pid})" in ended.err
-    assert is_one_error(ended.err)
 
 
 def test_of_several_servers_of_one_name_one_is_named_by_its_id_or_pid(qml: Qml, storage: Storage) -> None:
@@ -297,112 +210,27 @@ def test_a_pid_that_was_given_to_another_process_is_not_signalled(
     assert bystander.poll() is None
 
 
-@pytest.mark.parametrize("command", ["reload", "stop", "stacks"])
 def test_a_program_that_would_die_of_the_signal_is_spared(
-    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes], command: str
+    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes]
 ) -> None:
     """As one that has `BackgroundJobServer.run` in a thread."""
     register(storage, "inside", host.identity(bystander.pid))
 
-    ended = qml(command)
+    ended = [qml(command) for command in ("reload", "stop", "stacks")]
 
-    assert ended.code == 1
-    assert "does not handle SIG" in ended.err
+    assert [each.code for each in ended] == [1, 1, 1]
+    assert all("does not handle SIG" in each.err for each in ended)
     assert bystander.poll() is None
 
 
-@pytest.mark.parametrize(
-    ("at_a_signal", "told"),
-    [
-        pytest.param("os._exit(1)", "ended before it was done; see its log", id="ends"),
-        pytest.param("None", "no answer yet; see its log", id="hangs"),
-    ],
-)
-def test_a_server_that_says_nothing_of_its_reload_is_told_from_one_that_has_ended(
-    qml: Qml, storage: Storage, at_a_signal: str, told: str
-) -> None:
-    with server_that_ends_by_a_signal(at_a_signal) as process:
+def test_a_server_that_ends_of_its_reload_is_told(qml: Qml, storage: Storage) -> None:
+    with server_that_ends_by_a_signal() as process:
         register(storage, "blue", host.identity(process.pid))
 
         ended = qml("reload", "--timeout", "0.1")
 
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == f"blue (pid {process.pid}): {told}\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "code", "told"),
-    [
-        ("stop", 0, "gone (pid {gone}): has ended already\nlast (pid {last}): stopped\n"),
-        ("reload", 1, "qml-mp: The server gone (pid {gone}) has just ended.\nlast (pid {last}): ended before "
-         "it was done; see its log\n"),
-        ("stacks", 1, "qml-mp: The server gone (pid {gone}) has just ended.\nlast (pid {last}): no answer "
-         "within 10s; what there is stands in its log\n"),
-    ],
-)  # fmt: skip
-def test_of_all_servers_one_that_has_ended_meanwhile_is_told_and_keeps_nothing_from_the_others(
-    qml: Qml, storage: Storage, command: str, code: int, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was there when they were listed."""
-    with subprocess.Popen([sys.executable, "-S", "-c", "print()"]) as gone:
-        register(storage, "gone", host.identity(gone.pid))
-    with server_that_ends_by_a_signal() as last:
-        register(storage, "last", host.identity(last.pid))
-        [*servers] = sorted(storage.list_servers(), key=lambda each: each.name)
-        monkeypatch.setattr(signals, "chosen_servers", lambda *_, **__: servers)
-
-        arguments = ["--url", f"sqlite:///{qml.database}", command, "--all"]
-        ended = CliRunner().invoke(cli, arguments, standalone_mode=False)
-
-        assert ended.output == told.format(gone=gone.pid, last=last.pid)
-        assert (ended.return_value, last.wait(PATIENCE_S)) == (code, 1)
-
-
-def test_all_servers_are_told_to_stop_before_one_is_waited_for(qml: Qml, storage: Storage) -> None:
-    with server_that_ends_by_a_signal("None") as slow, server_that_ends_by_a_signal() as quick:
-        register(storage, "a-slow", host.identity(slow.pid))
-        register(storage, "b-quick", host.identity(quick.pid))
-
-        ended = qml("stop", "--all", "--timeout", "5")
-        slow.kill()
-
-    assert quick.returncode == 1
-    assert ended.code == 1
-    assert sorted(ended.out.splitlines()) == [
-        f"a-slow (pid {slow.pid}): still runs after 5s; --now ends it at once",
-        f"b-quick (pid {quick.pid}): stopped",
-    ]
-
-
-def test_all_servers_are_told_to_reload_though_nobody_reads_of_the_first(qml: Qml, storage: Storage) -> None:
-    with server_that_ends_by_a_signal() as first, server_that_ends_by_a_signal() as second:
-        register(storage, "blue", host.identity(first.pid))
-        register(storage, "green", host.identity(second.pid))
-
-        code = unread(qml, "reload", "--all", "--no-wait")
-
-        assert (code, first.wait(PATIENCE_S), second.wait(PATIENCE_S)) == (0, 1, 1)
-
-
-def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[bytes]) -> None:
-    assert host.handles_signal(bystander.pid, signal.SIGHUP) is False
-    assert host.handles_signal(bystander.pid, signal.SIGINT) is True
-    assert host.handles_signal(2**22 + 1, signal.SIGINT) is None
-
-
-@pytest.mark.fault(54)
-def test_a_server_that_ended_since_it_was_found_is_not_signalled(
-    storage: Storage, bystander: subprocess.Popen[bytes]
-) -> None:
-    """Its pid is another process's by now."""
-    own = host.identity(bystander.pid)
-    register(storage, "gone", replace(own, started_ticks=own.started_ticks - 1))
-    [info] = storage.list_servers()
-
-    with pytest.raises(click.ClickException, match="has just ended"), LocalServer(info) as server:
-        server.send(signal.SIGKILL)
-
-    assert bystander.poll() is None
+    assert ended.err == f"blue (pid {process.pid}): ended before it was done; see its log\n"
 
 
 def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(
@@ -427,21 +255,3 @@ def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(
     assert (silent.code, told.code) == (0, 0), (silent.err, told.err)
     assert "imports tasks from" not in silent.err
     assert f"imports tasks from {old}, in which it was started, and not from here ({new})" in told.err
-
-
-def test_a_reload_says_nothing_of_a_folder_whose_module_the_server_does_not_run(
-    qml: Qml, storage: Storage
-) -> None:
-    there, here = qml.folder / "there", qml.folder / "here"
-    for folder in (there, here):
-        folder.mkdir()
-        (folder / "tasks.py").write_text(TASKS)
-    (there / "mail.py").write_text(TASKS)
-    url = f"sqlite:///{qml.database}"
-    with replace(qml, folder=there).started("-A", "mail:app", "--url", url, "-w", "1") as process:
-        qml.until("status", "--url", url, shows=has_one_worker, server=process)
-        wait_until(lambda: says_its_app(storage))
-
-        reloaded = replace(qml, folder=here)("-A", "tasks:app", "reload", "--all", "--url", url)
-
-    assert (reloaded.code, reloaded.err) == (0, "")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -48,7 +45,6 @@ def test_flags_reach_the_server_and_sigterm_ends_it_with_0(qml: Qml) -> None:
     assert qml("servers", "list", "--json").lines == []
 
 
-@pytest.mark.parametrize("command", [("start", "--web", "0.0.0.0:0", "--burst"), ("check",)])
 @pytest.mark.parametrize(
     ("token", "said"),
     [
@@ -57,28 +53,24 @@ def test_flags_reach_the_server_and_sigterm_ends_it_with_0(qml: Qml) -> None:
     ],
 )
 def test_a_page_that_would_be_open_to_everybody_is_refused_before_the_start(
-    qml: Qml, command: tuple[str, ...], token: str, said: str
+    qml: Qml, token: str, said: str
 ) -> None:
-    asked_for = {"QML_MP_WEB": "0.0.0.0:0"} if command == ("check",) else {}
+    start = ("start", "--web", "0.0.0.0:0", "--burst")
 
-    ended = qml("-A", "tasks:app", *command, env={"QML_MP_WEB_TOKEN": token, **asked_for})
+    ended = qml("-A", "tasks:app", *start, env={"QML_MP_WEB_TOKEN": token})
 
     assert ended.code == 2
-    assert said in ended.out + ended.err
-    assert "--token-file" not in ended.err
+    assert said in ended.err
     assert not qml.database.exists()
 
 
-@pytest.mark.parametrize("command", [("start", "--burst", "--web", "127.0.0.1:8765"), ("check",)])
-def test_one_address_for_the_page_and_the_metrics_is_refused_before_the_start(
-    qml: Qml, command: tuple[str, ...]
-) -> None:
+def test_one_address_for_the_page_and_the_metrics_is_refused_before_the_start(qml: Qml) -> None:
     asked_for = {"QML_MP_METRICS": "127.0.0.1:8765", "QML_MP_WEB": "127.0.0.1:8765"}
 
-    ended = qml("-A", "tasks:app", *command, env=asked_for)
+    ended = qml("-A", "tasks:app", "start", "--burst", env=asked_for)
 
     assert ended.code == 2
-    assert "web and metrics are both 127.0.0.1:8765" in ended.out + ended.err
+    assert "web and metrics are both 127.0.0.1:8765" in ended.err
     assert not qml.database.exists()
 
 
@@ -181,27 +173,20 @@ def compress_late_ones_after_the_kill(data):
 if "start" in sys.orig_argv:
     lzma.compress = compress_late_ones_after_the_kill
 """
-"""For the demo's server, at which the demo may look late: of 61 jobs one of two workers has a 31st, and half
-of all have ended by then."""
+"""For the server of the demo. The demo may look late, and then it still finds a busy worker to kill: of 61
+jobs one of two workers has a 31st, and half of all have ended by then."""
 
 
-def test_the_demo_kills_a_worker_and_every_result_matches(qml: Qml) -> None:
+# Takes 5 s: the demo computes everything three times, to compare.
+def test_the_demo_kills_a_worker_and_ends_well(qml: Qml) -> None:
     (qml.folder / "sitecustomize.py").write_text(_LATE_JOBS_WAIT_FOR_THE_KILL)
     path = os.pathsep.join(filter(None, [str(qml.folder), os.environ.get("PYTHONPATH")]))
-    env = {"QML_MP_QUEUES": "other", "TMPDIR": str(qml.folder), "PYTHONPATH": path}
 
-    ended = qml("demo", "--limit", "61", env=env)
+    ended = qml("demo", "--limit", "61", env={"TMPDIR": str(qml.folder), "PYTHONPATH": path})
 
     assert ended.code == 0, ended.out + ended.err
     assert "with SIGKILL while it ran" in ended.out
-    assert "ran again and succeeded" in ended.out
     assert "61 succeeded" in ended.out
-    assert "recovered  1 attempt" in ended.out
-    assert re.search(
-        r"^seconds +[\d.]+ by qml-mp with 2 workers, one of them killed \(up in [\d.]+\)\n"
-        r" +[\d.]+ by ProcessPoolExecutor\(2\), [\d.]+ in one process\n"
-        r"ratio +[\d.]+ of the time of ProcessPoolExecutor$", ended.out, re.MULTILINE,
-    )  # fmt: skip
     assert not any(name.startswith("qml-mp-demo") for name in qml.files())
 
 
@@ -233,64 +218,3 @@ def test_a_server_of_an_app_in_memory_says_where_others_reach_it_and_commands_wa
     assert refused.code == 2
     assert is_one_error(refused.err)
     assert "--url" in refused.err
-
-
-_STAYS = """
-import time
-from qml_mp.cli.demo.progress import Progress
-from qml_mp.cli.main import main
-
-show = Progress.show
-
-def show_and_stay(self, text):
-    show(self, text)
-    if {words!r} in text:
-        time.sleep(600)  # until it is interrupted
-
-Progress.show = show_and_stay
-main()
-"""
-
-
-def demo_that_stays_at(words: str, qml: Qml, *arguments: str) -> subprocess.Popen[bytes]:
-    """One that has shown these words of its progress, and goes no further."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", _STAYS.format(words=words), "demo", *arguments], cwd=qml.folder,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=qml.environment({"TMPDIR": str(qml.folder)}),
-    )  # fmt: skip
-    assert process.stdout is not None
-    while words.encode() not in process.stdout.readline():
-        assert process.poll() is None
-    return process
-
-
-def test_an_interrupted_demo_leaves_nothing_behind(qml: Qml) -> None:
-    process = demo_that_stays_at(" running", qml)
-    (folder,) = qml.folder.glob("qml-mp-demo-*")
-    server_pids = {int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(folder))}
-
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE_S)
-
-    assert process.returncode == 130
-    assert err == b"qml-mp: interrupted\n"
-    assert server_pids
-    assert not any(_works_in(str(pid), str(folder)) for pid in server_pids)
-    assert not folder.exists()
-
-
-def test_a_demo_interrupted_in_its_comparison_leaves_no_process(qml: Qml) -> None:
-    process = demo_that_stays_at(" by ProcessPoolExecutor", qml, "--limit", "400")
-
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE_S)
-
-    assert (process.returncode, err) == (130, b"qml-mp: interrupted\n")
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(qml.folder))]
-
-
-def _works_in(pid: str, folder: str) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/cwd").startswith(folder)
-    except OSError:
-        return False

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
 from qml_mp import host
-from qml_mp.cli.commands import status as status_command
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, SelfDescription, ServerInfo, WorkerInfo
-from qml_mp.core.state import StateName
-from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from qml_mp.views import snapshot
-from tests.cli.command import Qml, on_a_terminal
-from tests.storage.helpers import too_long
+from tests.cli.command import Qml
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
 _GONE = ProcessIdentity(host=host.identity().host, pid=host.identity().pid, started_ticks=1)
@@ -58,31 +50,6 @@ def test_status_of_an_empty_storage_has_every_state(qml: Qml, storage: Storage) 
         "servers": [],
         "waiting_methods": [],
     }  # fmt: skip
-
-
-def test_status_of_more_jobs_than_are_counted_in_time_says_up_to_what_they_were(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    storage.enqueue_many(Job.new("work") for _ in range(4))
-    count = storage.job_counts
-
-    def count_in_time(*, among: int | None = None) -> dict[StateName, int]:
-        if among is None:
-            raise too_long()
-        return count(among=among)
-
-    monkeypatch.setattr(storage, "job_counts", count_in_time)
-    monkeypatch.setattr(snapshot, "MOST_COUNTED", 2)
-
-    seen = snapshot.look(storage, snapshot.Counting())
-    status_command._print("sqlite:///x.db", seen)
-
-    told = status_command._to_json(seen)
-    assert (told["counted_up_to"], seen.counts["enqueued"]) == (2, 3)
-    out = capsys.readouterr().out
-    assert "enqueued 2+" in out
-    assert re.search(r"default +2\+", out)
-    assert "at least 2 jobs wait, and no server is alive" in out
 
 
 def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None:
@@ -176,27 +143,6 @@ def test_migrate_makes_the_schema_once(qml: Qml) -> None:
     assert f"has schema version {first['version']}" in qml("migrate").out
 
 
-def test_migrate_names_servers_that_still_run_with_older_code(qml: Qml, storage: Storage) -> None:
-    register(storage, "blue", host.identity())
-    register(storage, "gone", _GONE)
-    storage.close()
-    newest = MIGRATIONS[-1]
-    with closing(sqlite3.connect(qml.database)) as database:  # it has added columns, and nothing else
-        for table, column in re.findall(r"ALTER TABLE (\w+) ADD COLUMN (\w+)", newest.sql):
-            database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        database.execute("DELETE FROM qml_schema_version WHERE version = ?", (newest.version,))
-        database.commit()
-
-    upgraded, again = qml("migrate"), qml("migrate")
-
-    assert (upgraded.code, again.code, again.err) == (0, 0, "")
-    assert upgraded.out.startswith(f"applied migration {newest.version}\n")
-    assert upgraded.err.startswith(
-        f"qml-mp: blue on here (pid {os.getpid()}) still runs, with code for an older"
-    )
-    assert upgraded.err.count("\n") == 1
-
-
 def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Storage) -> None:
     register(storage, "blue", host.identity())
     says = SelfDescription(
@@ -212,20 +158,6 @@ def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Stor
     assert (shown["paused"], shown["trouble"]) == (True, "The new code\x1b[1m is broken")
     assert all("paused" in table and "alive" not in table for table in tables)
     assert all("The new code\\x1b[1m is broken" in table for table in tables)
-
-
-def test_what_waits_is_told_in_lines_of_the_terminal(qml: Qml, storage: Storage) -> None:
-    register(storage, "blue", host.identity())
-    storage.update_server("blue#1", SelfDescription(queues=("default",), methods=("resize",)))
-    methods = [f"a_method_of_the_release_before_{number}" for number in range(3)]
-    storage.enqueue_many(Job.new(method) for method in methods)
-    told = f"3 jobs wait for methods that no live server has: {', '.join(methods)}"
-
-    lines = on_a_terminal(qml, "status", no_color="1").decode().splitlines()
-
-    assert told in " ".join(lines)
-    assert told in qml("status").out.splitlines()
-    assert max(map(len, lines[1:])) <= 80  # the first is the URL
 
 
 @pytest.mark.fault(90)

@@ -2,118 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from tempfile import TemporaryFile
 
-import click
 import pytest
 
 from qml_mp import host
-from qml_mp.cli.watching import Screen, printed, show_once_or_watch
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.core.progress import Progress
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
-from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml, is_one_error, on_a_terminal
 from tests.warm import launch
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def small_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From now on standard output is a terminal of ten columns and five lines."""
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((10, 5)))
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    return terminal
-
-
-def test_a_block_on_a_terminal_takes_the_place_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = small_terminal(monkeypatch)
-    screen = Screen()
-
-    screen.draw("one\ntwo\n")
-    screen.draw("three\n")
-
-    assert terminal.getvalue() == "\rone\x1b[K\ntwo\x1b[K\n\x1b[J" + "\x1b[2A\rthree\x1b[K\n\x1b[J"
-
-
-def test_lines_that_wrap_count_and_what_is_too_high_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = small_terminal(monkeypatch)
-    screen = Screen()
-
-    screen.draw("x" * 25 + "\n")
-    screen.draw("".join(f"{number}\n" for number in range(9)))
-    screen.draw("end\n")
-
-    blocks = terminal.getvalue().split("\r")[1:]
-    assert blocks[0].endswith("\x1b[3A")
-    assert click.unstyle(blocks[1]).splitlines() == ["0", "1", "2", "… and 6 lines more"]
-    assert blocks[1].endswith("\x1b[4A")
-
-
-def test_what_is_shown_has_the_colours_of_a_terminal_and_none_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small_terminal(monkeypatch)
-    on_terminal = printed(lambda: click.secho("ü", fg="red"))
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-
-    assert on_terminal == "\x1b[31mü\x1b[0m\n"
-    assert printed(lambda: click.secho("ü", fg="red")) == "ü\n"
-
-
-def watch_thrice(monkeypatch: pytest.MonkeyPatch, text: str, *, as_json: bool = False) -> list[float]:
-    """Watch what shows this text, save that the storage is away at the second look; the pauses."""
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 3:
-            raise KeyboardInterrupt
-
-    def show() -> None:
-        if len(slept) == 1:
-            raise StorageUnavailable("It is away.")
-        click.echo(text)
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    show_once_or_watch(show, timedelta(seconds=2), as_json=as_json)
-    return slept
-
-
-def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slept = watch_thrice(monkeypatch, "shown")
-
-    assert capsys.readouterr().out == "shown\n" + "\nqml-mp: error: It is away.\n" + "\nshown\n"
-    assert slept == [2.0, 2.0, 2.0]
-
-
-def test_what_a_program_reads_has_no_line_that_is_not_json(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    watch_thrice(monkeypatch, "{}\n{}", as_json=True)
-
-    assert capsys.readouterr() == ("{}\n{}\n" * 2, "qml-mp: error: It is away.\n")
-
-
-@pytest.mark.parametrize("command", [("status",), ("queues", "list"), ("workers", "list")])
+@pytest.mark.parametrize("command", [("status",), ("workers", "list")])
 def test_each_line_of_a_watch_with_json_is_json(qml: Qml, storage: Storage, command: tuple[str, ...]) -> None:
     storage.enqueue(Job.new("resize"))
     server = ServerInfo(
@@ -133,14 +44,6 @@ def test_each_line_of_a_watch_with_json_is_json(qml: Qml, storage: Storage, comm
         process.send_signal(signal.SIGINT)
 
     assert all(isinstance(json.loads(line), dict) for line in lines)
-
-
-def test_without_watching_an_error_is_an_error() -> None:
-    def show() -> None:
-        raise StorageUnavailable("It is away.")
-
-    with pytest.raises(StorageUnavailable):
-        show_once_or_watch(show, None)
 
 
 def test_a_watch_ends_cleanly_on_ctrl_c_and_on_a_closed_pipe(qml: Qml, storage: object) -> None:
@@ -265,11 +168,8 @@ def test_a_job_that_has_ended_is_shown_once(qml: Qml, storage: Storage, succeede
     assert (shown.value["id"], shown.value["progress"]) == (job_id, None)
 
 
-@pytest.mark.parametrize("command", [("status",), ("workers", "list"), ("queues", "list")])
-def test_commands_that_show_the_present_can_be_watched(
-    qml: Qml, storage: object, command: tuple[str, ...]
-) -> None:
-    refused = [qml(*command, "--watch", text) for text in ("0.01", "soon")]
+def test_an_interval_of_a_watch_that_cannot_be_is_refused(qml: Qml, storage: object) -> None:
+    refused = [qml("status", "--watch", text) for text in ("0.01", "soon")]
 
     assert [ended.code for ended in refused] == [2, 2]
     assert all("--watch is" in ended.err for ended in refused)

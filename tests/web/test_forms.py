@@ -1,4 +1,4 @@
-"""Tests: what the forms of the screens change, on either backend. Their looks: tests/browser."""
+"""Tests: what the forms of the screens change, on either backend. Their looks: test_journeys.py."""
 
 from __future__ import annotations
 
@@ -83,13 +83,23 @@ def test_a_queue_that_another_program_has_named_is_resumed_when_it_is_empty(
     assert storage.standings() == []
 
 
-def test_a_limit_of_thousands_of_digits_is_refused_in_a_sentence(
-    visitor: httpx.Client, storage: Storage
+@pytest.mark.parametrize(
+    ("max_running", "rate", "told"),
+    [
+        ("many", "", "give a whole number from 1"),
+        ("0", "", "max_running is 0"),
+        ("9" * 5000, "", "is no number"),
+        ("", "100/fortnight", "100/m"),
+    ],
+    ids=["word", "zero", "thousands of digits", "rate"],
+)
+def test_a_limit_that_cannot_be_is_refused_with_what_to_do(
+    visitor: httpx.Client, storage: Storage, max_running: str, rate: str, told: str
 ) -> None:
-    refused = send(visitor, "/queues/limit", "/queues", name="images", max_running="9" * 5000, rate="")
+    refused = send(visitor, "/queues/limit", "/queues", name="images", max_running=max_running, rate=rate)
 
     assert refused.status_code == 400
-    assert "is no number" in refused.text
+    assert told in refused.text
     assert storage.standings() == []
 
 

@@ -13,9 +13,9 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.views.storage_name import storage_name
 from qml_mp.web import dashboard
-from tests.browser.screens import SCREENS
 from tests.fresh_storage import fresh_url_with_password
 from tests.web.asgi import Visitor
+from tests.web.screens import SCREENS
 from tests.web.serving import Served, sentence_of, served, token_of
 from tests.web.test_mounting import Links
 

@@ -15,11 +15,9 @@ import pytest
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.open import open_storage
 from qml_mp.web import dashboard
-from qml_mp.web import sign_in as sign_in_module
-from qml_mp.web.sign_in import SESSION_S, Auth, SignInTurns
+from qml_mp.web.sign_in import SESSION_S, Auth
 from tests.unit.hand_clock import HandClock
 from tests.web.asgi import Visitor
-from tests.web.browsers import until
 from tests.web.serving import Served, sentence_of, served, token_of
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -271,26 +269,6 @@ def test_of_guesses_side_by_side_one_a_second_is_looked_at_and_the_log_tells_of_
     assert later == 303
     assert len(lines) == 1
     assert "127.0.0.1" in lines[0]
-
-
-def test_the_log_tells_of_the_last_that_were_refused_too(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(sign_in_module, "_TELL_EVERY_S", 0.1)
-    turns = SignInTurns(HandClock())
-
-    async def refuse() -> None:
-        for number in range(40):
-            turns.note_refused(f"192.0.2.{number}")
-        await until(lambda: len(caplog.records) > 1, what="the rest")
-
-    with caplog.at_level(logging.WARNING, logger="qml_mp.web"):
-        asyncio.run(refuse())
-
-    assert [each.getMessage().partition(": ")[2] for each in caplog.records] == [
-        "1, the newest from 192.0.2.0",
-        "39, the newest from 192.0.2.39",
-    ]
 
 
 def test_a_password_that_can_be_guessed_is_refused() -> None:

@@ -15,8 +15,8 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id, new_worker_id
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from tests.browser.everyday import note_history
 from tests.storage.helpers import set_limit
+from tests.web.everyday import note_history
 
 OWNED = "owned"
 """What every script of these sets in the window, should it ever run."""

@@ -1,6 +1,6 @@
 """Tests: the Chromium of this machine, and how it is started.
 
-python -m tests.browser.chromium     print the program, or say what to install and exit with 1
+python -m tests.web.chromium     print the program, or say what to install and exit with 1
 """
 
 from __future__ import annotations

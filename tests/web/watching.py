@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,13 +11,27 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import ConsoleMessage, Dialog, Page, Request, Response, ViewportSize
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    Response,
+    ViewportSize,
+    sync_playwright,
+)
 
-from tests.browser.hostile import OWNED
+from tests.until import PATIENCE_S
+from tests.web.chromium import NoChromium, arguments, find_chromium
+from tests.web.hostile import OWNED
 
 SCREENSHOTS = "QML_MP_TEST_SCREENSHOTS"
 """A folder for pictures of every screen; without it none are made."""
+PATIENCE_MS = 60_000
+"""How long a test waits for what a page shows in a moment; it bounds a run that hangs and judges nothing."""
 PHONE: ViewportSize = {"width": 380, "height": 800}
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -38,6 +53,27 @@ _OVERFLOWING = """
     }
 """
 _BAD_IMPACTS = ("serious", "critical")
+
+
+@contextmanager
+def started_browser() -> Iterator[Browser]:
+    """A Chromium within the block. Afterwards nothing of it is left in this process, which others fork."""
+    try:
+        program = find_chromium()
+    except NoChromium as error:
+        pytest.fail(str(error), pytrace=False)
+    before = threading.enumerate()
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=arguments())
+            try:
+                yield browser
+            finally:
+                browser.close()
+    finally:
+        for thread in threading.enumerate():
+            if thread not in before:  # one waits for the end of the driver, which takes a moment longer
+                thread.join(PATIENCE_S)
 
 
 @dataclass(kw_only=True, eq=False)
