@@ -48,12 +48,7 @@ MUTANTS = (
                 "return self._commands.paused or self._runner",
             ),
         ),
-        tests=(
-            "tests/processes/test_faults_held.py::"
-            "test_a_server_that_is_told_to_stop_gives_back_what_its_worker_holds",
-            "tests/processes/test_held_claims.py::"
-            "test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun",
-        ),
+        tests=("tests/processes/test_net.py::test_a_server_that_is_told_to_stop_begins_no_other_job",),
     ),
     Mutant(
         name="deadline-on-the-wrong-clock",
@@ -200,24 +195,8 @@ MUTANTS = (
             ),
         ),
         tests=(
-            "tests/processes/test_faults_held.py::"
-            "test_a_job_that_ends_its_process_costs_those_held_with_it_nothing",
-            "tests/processes/test_faults_failpoints.py::"
-            "test_a_worker_killed_between_claim_and_start_costs_the_job_no_retry",
-        ),
-    ),
-    Mutant(
-        name="cancel-of-a-held-job-ignored",
-        promise="A job that was cancelled before it began does not run.",
-        changes=(
-            Change(
-                "qml_mp/child/runner.py",
-                "cancelled = self._commands.take_early_cancel(key)",
-                "cancelled = self._commands.take_early_cancel(key) and None",
-            ),
-        ),
-        tests=(
-            "tests/processes/test_faults_held.py::test_jobs_that_are_cancelled_while_they_are_held_end_once",
+            "tests/processes/test_held_claims.py::"
+            "test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_for_none_but_that_in_hand",
         ),
     ),
     Mutant(

@@ -25,7 +25,11 @@ MUTANTS = (
                 "AND j.state = 'processing'\n",
             ),
         ),
-        tests=("tests/storage/test_finish.py::test_a_claim_that_was_taken_back_cannot_succeed",),
+        tests=(
+            "tests/storage/test_finish.py::test_a_stale_claim_changes_nothing",
+            "tests/storage/test_finish.py::"
+            "test_of_several_successes_only_that_of_the_lost_claim_changes_nothing",
+        ),
     ),
     Mutant(
         name="claim-waits-for-locked-rows",

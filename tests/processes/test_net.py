@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.processes.harness import Server, wait_until
 
 # Each import notes when it began. From the second on it fails.
@@ -45,3 +49,18 @@ def test_workers_that_cannot_boot_are_forked_with_growing_pauses(
     wait_until(lambda: len(boots()) >= 4, what=one.log)
     first, *_, fourth = boots()[:4]
     assert fourth - first >= 0.5 + 1 + 2
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_server_that_is_told_to_stop_begins_no_other_job(
+    server: Callable[..., Server], storage: Storage
+) -> None:
+    storage.enqueue_many([Job.new("quick", {"busy_s": 0.01}) for _ in range(3000)])
+    one = server("-w", "1", QML_MP_SHUTDOWN_TIMEOUT="5").start()
+    wait_until(one.journal, what=one.log)
+
+    code = one.stop()
+
+    assert code == 0, one.log()
+    assert storage.claims() == []
+    assert storage.list_jobs(JobFilter(states=[StateName.ENQUEUED]), limit=1).jobs

@@ -12,7 +12,7 @@ SCRIPT = "<script>window.owned=1</script>"
 
 def test_what_a_job_says_is_text_on_the_page(page: Served, storage: Storage) -> None:
     claim = claim_new(storage)
-    storage.finish(claim, Failure(error=ErrorInfo(type="ValueError", message=SCRIPT)), retention=KEEP)
+    storage.finish(claim, Failure(error=ErrorInfo(type=SCRIPT, message=SCRIPT)), retention=KEEP)
 
     with page.visitor() as visitor:
         shown = visitor.get(f"/jobs/{claim.job.id}").text
