@@ -17,11 +17,11 @@ from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import BY_DEFAULT
 from tests.faults import most_held
+from tests.nightly.ground import Ground, environment_of, fresh_ground
+from tests.nightly.judge import Kills
+from tests.nightly.scenario import judge_ground, nothing_left
 from tests.processes.harness import Server, is_stopped, stop_between_writes, wait_until
 from tests.processes.journal import Line
-from tests.soak.ground import Ground, environment_of, fresh_ground
-from tests.soak.judge import Kills
-from tests.soak.scenario import judge_ground, nothing_left
 
 APP = "tests.processes.apps_held:app"
 BEFORE, AFTER = 80, 80

@@ -22,10 +22,10 @@ from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerSpec
+from tests.nightly.first_jobs import run_first_jobs
+from tests.nightly.report import table
+from tests.nightly.scenario import Task
 from tests.processes.harness import APP, Server, enqueue, left_in_registry, wait_for_state, wait_until
-from tests.soak.first_jobs import run_first_jobs
-from tests.soak.report import table
-from tests.soak.scenario import Task
 
 MakeServer = Callable[..., Server]
 ENDINGS = {

@@ -12,6 +12,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from tests.nightly.ground import descendants
 from tests.processes.cgroup import no_strikes
 from tests.processes.harness import (
     Server,
@@ -23,7 +24,6 @@ from tests.processes.harness import (
 )
 from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
-from tests.soak.ground import descendants
 from tests.storage.flaky_proxy import FlakyProxy
 
 MakeServer = Callable[..., Server]

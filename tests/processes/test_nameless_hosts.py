@@ -15,10 +15,10 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from tests.nightly.ground import descendants
 from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
 from tests.processes.pid_namespace import NAMELESS, nameless, need_namespaces
 from tests.processes.side import title
-from tests.soak.ground import descendants
 
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"

@@ -6,26 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.soak.bulk import run_bulk
-from tests.soak.calls import run_calls
-from tests.soak.deploys import run_deploys
-from tests.soak.firings import run_firings
-from tests.soak.freeze import run_freeze
-from tests.soak.kills import run_kills, run_storm
-from tests.soak.limits import run_limits
-from tests.soak.orphans import run_orphans
-from tests.soak.outages import run_outages
-from tests.soak.peers import run_neighbours, run_peers
-from tests.soak.places import run_places, run_rate
-from tests.soak.poison import run_poison
-from tests.soak.recovery import run_recovery
-from tests.soak.replacements import run_boot_failure, run_replacements
-from tests.soak.report import Row, table
-from tests.soak.scenario import Task
-from tests.soak.side import run_side
-from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
-from tests.soak.stops import run_stops
-from tests.soak.waiting import run_waiting
+from tests.nightly.deploys import run_deploys
+from tests.nightly.firings import run_firings
+from tests.nightly.kills import run_kills, run_storm
+from tests.nightly.orphans import run_orphans
+from tests.nightly.outages import run_freeze, run_outages
+from tests.nightly.peers import run_neighbours, run_peers
+from tests.nightly.places import run_places
+from tests.nightly.replacements import run_boot_failure, run_replacements
+from tests.nightly.report import Row, table
+from tests.nightly.scenario import Task
+from tests.nightly.side import run_side
+from tests.nightly.stopcont import run_stopped_supervisors, run_stopped_workers
+from tests.nightly.stops import run_stops
 
 both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 Run = Callable[[Task], Row]
@@ -51,15 +44,6 @@ def outcome(
 
 
 @both
-def test_many_failed_jobs_are_retried_once_each_while_workers_run_them(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_bulk, backend, 400)
-
-    assert row.broken == (), table([row])
-
-
-@both
 @pytest.mark.fault(1)
 def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
     request: pytest.FixtureRequest, backend: str
@@ -68,29 +52,6 @@ def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
 
     assert row.broken == (), table([row])
     assert row.kills
-
-
-@both
-@pytest.mark.fault(2)
-def test_a_round_of_deaths_at_each_call_of_the_storage_begins_with_that_of_a_worker_at_the_first(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    # The next ones: test_faults_nth_call.py.
-    row = outcome(request, run_calls, backend, 1, minutes=0)
-
-    assert row.broken == (), table([row])
-    assert (row.done, row.kills) == (0, 1)
-
-
-@both
-@pytest.mark.fault(1)
-def test_the_job_of_a_killed_worker_runs_again_on_the_other_one(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_recovery, backend, 3)
-
-    assert row.broken == (), table([row])
-    assert row.kills == 3
 
 
 @both
@@ -106,30 +67,6 @@ def test_no_job_is_lost_or_run_twice_at_once_while_supervisors_are_killed_too(
 
 
 @both
-@pytest.mark.fault(13)
-@pytest.mark.fault(14)
-@pytest.mark.fault(15)
-def test_every_job_is_over_after_its_limit_and_the_graces(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_limits, backend, 1)
-
-    assert row.broken == (), table([row])
-    assert row.done == 1
-
-
-@both
-@pytest.mark.fault(61)
-def test_a_job_that_kills_every_worker_fails_and_disturbs_no_other(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    row = outcome(request, run_poison, backend, 200)
-
-    assert row.broken == (), table([row])
-    assert row.done == 200
-
-
-@both
 @pytest.mark.fault(1)
 def test_no_more_run_than_the_limit_says_on_three_servers_while_workers_are_killed(
     request: pytest.FixtureRequest, backend: str
@@ -138,14 +75,6 @@ def test_no_more_run_than_the_limit_says_on_three_servers_while_workers_are_kill
 
     assert row.broken == (), table([row])
     assert row.done == 150
-
-
-def test_no_more_begin_in_a_second_than_the_rate_says_on_three_servers(
-    request: pytest.FixtureRequest,
-) -> None:
-    row = outcome(request, run_rate, "postgres", 2)
-
-    assert row.broken == (), table([row])
 
 
 @both
@@ -278,13 +207,6 @@ def test_the_jobs_of_a_server_killed_with_its_workers_run_again_on_its_neighbour
 
     assert row.broken == (), table([row])
     assert row.kills == 1
-
-
-def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest) -> None:
-    row = outcome(request, run_waiting, "postgres", 30)
-
-    assert row.broken == (), table([row])
-    assert row.done == 30
 
 
 @pytest.mark.fault(89)

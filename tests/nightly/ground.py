@@ -24,11 +24,12 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
+from tests.nightly.judge import Kills
 from tests.processes.harness import Server, wait_until
 from tests.processes.journal import Line, parse_journal, read_journal
 from tests.storage.helpers import patient_url
 
-APP = "tests.soak.apps:app"
+APP = "tests.nightly.apps:app"
 _FIRST_BOOT_S = 60.0
 _MOST_CLAIMS = 100
 _LOOKS, _MOMENT_S = 60, 0.02  # for longer than a process without a processor stands still, as a rule
@@ -163,6 +164,19 @@ def _fresh_schema(postgres_url: str) -> Iterator[str]:
     yield f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+def kill_a_worker(ground: Ground, kills: Kills) -> None:
+    """SIGKILL to a random live worker, of whatever server."""
+    living = [info for info in ground.storage.list_workers() if host.is_alive(info.process)]
+    if not living:
+        return
+    victim = ground.rng.choice(sorted(living, key=lambda info: info.id))
+    # Noted first: it may be dead, and its job taken up again, before the next line runs.
+    kills.workers.add(victim.id)
+    kills.count += 1
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim.process.pid, signal.SIGKILL)
 
 
 def pause(seconds: float) -> None:

@@ -1,19 +1,15 @@
-"""Tests: what all scenarios are given and give back, and how many lanes of one run side by side."""
+"""Tests: what every scenario is given and what it returns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
+from tests.nightly.ground import Ground
+from tests.nightly.judge import Evidence, Findings, Kills, judge
+from tests.nightly.report import Row, Stopwatch
 from tests.processes.harness import left_in_registry
-from tests.soak.ground import Ground, fresh_ground
-from tests.soak.judge import Evidence, Findings, Kills, judge
-from tests.soak.report import Row, Stopwatch
-
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +22,9 @@ class Task:
     seed: int
     count: int
     unit: str
-    lanes: int = 1
     minutes: float = float("inf")
     pace: float = 1.0
-    """Multiplies the time between two kills of a supervisor, for short runs."""
+    """Multiplies how long outages and pauses last. Short runs have less than 1."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     began: float = field(default_factory=time.monotonic)
 
@@ -45,18 +40,6 @@ class Task:
                 return
             yield number
 
-    def in_lanes(self, run: Callable[[Ground, int], _Found]) -> list[_Found]:
-        """Divide the count among lanes, each with a ground and a seed of its own."""
-        lanes = min(self.lanes, self.count)
-        shares = [self.count // lanes + (lane < self.count % lanes) for lane in range(lanes)]
-
-        def lane_main(lane: int) -> _Found:
-            with fresh_ground(self.backend, self.postgres_url, seed=f"{self.seed}/{lane}") as ground:
-                return run(ground, shares[lane])
-
-        with ThreadPoolExecutor(lanes) as pool:
-            return list(pool.map(lane_main, range(lanes)))
-
     def row(
         self,
         *,
@@ -65,8 +48,6 @@ class Task:
         kills: int | None = None,
         figures: str = "",
         broken: tuple[str, ...] = (),
-        missed: tuple[str, ...] = (),
-        stale: int | None = None,
     ) -> Row:
         """The line of the table."""
         seconds, load = self.watch.reading()
@@ -82,11 +63,10 @@ class Task:
             kills=kills,
             lost=None if findings is None else len(findings.lost),
             overlapping=None if findings is None else len(findings.overlapping),
-            stale=stale if findings is None else len(findings.stale),
+            stale=None if findings is None else len(findings.stale),
             unexplained=None if findings is None else len(findings.unexplained),
             figures=figures,
             broken=broken if findings is None else findings.all + broken,
-            missed=missed,
         )
 
 
@@ -105,17 +85,6 @@ def judge_ground(
             kills=kills,
             failures=failures or {},
         )
-    )
-
-
-def merged(findings: list[Findings]) -> Findings:
-    """Of several lanes."""
-    return Findings(
-        lost=tuple(text for one in findings for text in one.lost),
-        overlapping=tuple(text for one in findings for text in one.overlapping),
-        stale=tuple(text for one in findings for text in one.stale),
-        unexplained=tuple(text for one in findings for text in one.unexplained),
-        charged=tuple(text for one in findings for text in one.charged),
     )
 
 

@@ -13,13 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from qml_mp.core.job import Job
+from tests.nightly.ground import Ground, descendants, fresh_ground, pause, state_of
+from tests.nightly.judge import Kills
+from tests.nightly.report import Row, median_and_p99
+from tests.nightly.scenario import Task, judge_ground, nothing_left
 from tests.postgres_cluster import free_port
 from tests.processes.harness import Server, is_gone, wait_until
 from tests.processes.side import get, side_pid
-from tests.soak.ground import Ground, descendants, fresh_ground, pause, state_of
-from tests.soak.judge import Kills
-from tests.soak.report import Row, median_and_p99
-from tests.soak.scenario import Task, judge_ground, nothing_left
 
 _WORKERS = 2
 _LOAD = 40

@@ -8,11 +8,11 @@ from dataclasses import replace
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from tests.nightly.ground import Ground, fresh_ground
+from tests.nightly.judge import Kills
+from tests.nightly.report import Row
+from tests.nightly.scenario import Task, judge_ground, nothing_left
 from tests.processes.harness import wait_until
-from tests.soak.ground import Ground, fresh_ground
-from tests.soak.judge import Kills
-from tests.soak.report import Row
-from tests.soak.scenario import Task, judge_ground, nothing_left
 
 _WORKERS = 2
 _ORDINARY = 20

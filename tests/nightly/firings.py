@@ -25,11 +25,11 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
+from tests.nightly.firing_judge import Made, Moment, firing_times, judge_firings
+from tests.nightly.firing_loops import LOOPS, SharedClock, run_loops
+from tests.nightly.report import Row
+from tests.nightly.scenario import Task
 from tests.processes.harness import wait_until
-from tests.soak.firing_judge import Made, Moment, firing_times, judge_firings
-from tests.soak.firing_loops import LOOPS, SharedClock, run_loops
-from tests.soak.report import Row
-from tests.soak.scenario import Task
 from tests.storage.helpers import in_schema
 
 HOUR = timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""Tests, worker: the app of the long runs."""
+"""Tests, worker: the app whose jobs run in the storms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import collections
 import itertools
 import os
 import signal
-import statistics
 import time
 from pathlib import Path
 
@@ -31,20 +30,6 @@ def doze(ctx: WorkerContext, seconds: float) -> int:
     with sole_run(ctx):
         time.sleep(seconds)  # the job's own work
     return ctx.job.claim_seq
-
-
-@app.job()
-def brittle(ctx: WorkerContext) -> int:
-    """Half of these jobs fail, whenever they run."""
-    with sole_run(ctx):
-        if fails_again(ctx.job.id):
-            raise ValueError("no")
-    return ctx.job.claim_seq
-
-
-def fails_again(job_id: str) -> bool:
-    """Whether the `brittle` job is of that half."""
-    return int(job_id[-1], 16) % 2 == 0
 
 
 @app.job(retry=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
@@ -136,19 +121,6 @@ def stubborn(ctx: WorkerContext) -> None:
                 time.sleep(600)  # for ever, whatever is raised
             except BaseException:
                 continue
-
-
-@app.job()
-def price_of_a_check(ctx: WorkerContext, batches: int = 200, checks: int = 500) -> float:
-    """Microseconds that one look at `ctx.cancel.is_cancelled` takes: the median of the batches."""
-    prices = []
-    for _ in range(batches):
-        began = time.perf_counter()
-        for _ in range(checks):
-            if ctx.cancel.is_cancelled:
-                break
-        prices.append((time.perf_counter() - began) / checks * 1e6)
-    return statistics.median(prices)
 
 
 def _compute(seconds: float) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import signal
 import time
 from dataclasses import dataclass, field
 
-from qml_mp import host
 from qml_mp.core.job import Job
 from tests.faults import most_held, was_taken_away
+from tests.nightly.ground import Ground, environment_of, fresh_ground, kill_a_worker, pause
+from tests.nightly.judge import Kills
+from tests.nightly.report import Row
+from tests.nightly.scenario import Task, judge_ground, nothing_left
 from tests.processes.harness import Server, wait_until
-from tests.soak.ground import Ground, environment_of, fresh_ground, pause
-from tests.soak.judge import Kills
-from tests.soak.report import Row
-from tests.soak.scenario import Task, judge_ground, nothing_left
 
 WORKERS = 4
 _KILL_EVERY_S = 0.2
@@ -81,15 +77,7 @@ class _Battle:
 
     def kill_a_worker(self) -> None:
         """SIGKILL to a random live worker, of whatever run of the server."""
-        living = [info for info in self.ground.storage.list_workers() if host.is_alive(info.process)]
-        if not living:
-            return
-        victim = self.ground.rng.choice(sorted(living, key=lambda info: info.id))
-        # Noted first: it may be dead, and its job taken up again, before the next line runs.
-        self.kills.workers.add(victim.id)
-        self.kills.count += 1
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim.process.pid, signal.SIGKILL)
+        kill_a_worker(self.ground, self.kills)
         self.look_at_the_file()
 
     def kill_the_supervisor(self) -> None:

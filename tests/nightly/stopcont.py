@@ -13,11 +13,11 @@ from datetime import timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
+from tests.nightly.ground import Ground, JournalTail, environment_of, fresh_ground
+from tests.nightly.judge import Findings, Kills
+from tests.nightly.report import Row, median_and_p99
+from tests.nightly.scenario import Task, judge_ground, nothing_left
 from tests.processes.harness import Server, is_stopped, wait_until
-from tests.soak.ground import Ground, JournalTail, environment_of, fresh_ground
-from tests.soak.judge import Findings, Kills
-from tests.soak.report import Row, median_and_p99
-from tests.soak.scenario import Task, judge_ground, merged, nothing_left
 
 _LOST = re.compile(r"The claim of job (\S+) was lost")
 _DECLARED_DEAD = "A peer declared this server dead"
@@ -75,36 +75,29 @@ def _reclaim(ground: Ground) -> None:
 
 def run_stopped_supervisors(task: Task) -> Row:
     """STOP a supervisor, reclaim from its server as a peer would, CONT: it ends its workers and goes on."""
-    lanes = task.in_lanes(lambda ground, count: _supervisor_lane(task, ground, count))
-    stale = sum(refused for _, refused, _, _ in lanes)
-    return task.row(
-        done=sum(done for done, _, _, _ in lanes),
-        findings=merged([findings for _, _, _, findings in lanes]),
-        figures=f"{stale} outcomes refused and counted, every supervisor noticed",
-        broken=tuple(text for _, _, texts, _ in lanes for text in texts),
-    )
-
-
-def _supervisor_lane(task: Task, ground: Ground, count: int) -> tuple[int, int, list[str], Findings]:
-    """(cycles, refused outcomes, broken promises, findings) of one lane."""
-    server = ground.start(ground.server("-w", "2", **_HEARTBEAT), ready=2)
-    tail, ids, kills = JournalTail(ground), [], Kills()
-    stale, broken = [], []
-    for turn in task.turns(count):
-        job_id, wrote = _stop_the_supervisor(ground, server, tail, kills, turn)
-        ids.append(job_id)
-        stale += [job_id] if wrote else []
-    if _noticed(server) != len(ids):
-        broken.append(f"{len(ids)} reclaims, {_noticed(server)} noticed")
-    if (code := server.stop()) != 0:
-        broken.append(f"the server exited with {code}: {server.log()[-500:]}")
-    refused = _LOST.findall(server.log())
-    if missing := set(stale) - set(refused):
-        broken.append(f"{len(missing)} stale outcomes were not counted")
-    # Whatever ran under a declared death was taken from its worker by that death.
-    findings = _without_overlaps(judge_ground(ground, expected=ids, kills=kills))
-    broken += nothing_left(ground)
-    return len(ids), len(refused), broken, findings
+    with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
+        server = ground.start(ground.server("-w", "2", **_HEARTBEAT), ready=2)
+        tail, ids, kills = JournalTail(ground), [], Kills()
+        stale: set[str] = set()
+        broken = []
+        for turn in task.turns(task.count):
+            job_id, wrote = _stop_the_supervisor(ground, server, tail, kills, turn)
+            ids.append(job_id)
+            stale |= {job_id} if wrote else set()
+        if _noticed(server) != len(ids):
+            broken.append(f"{len(ids)} reclaims, {_noticed(server)} noticed")
+        if (code := server.stop()) != 0:
+            broken.append(f"the server exited with {code}: {server.log()[-500:]}")
+        refused = set(_LOST.findall(server.log()))
+        if missing := stale - refused:
+            broken.append(f"{len(missing)} stale outcomes were not counted")
+        # Whatever ran under a declared death was taken from its worker by that death.
+        findings = _without_overlaps(judge_ground(ground, expected=ids, kills=kills))
+        return task.row(
+            done=len(ids), findings=findings, kills=0,
+            figures=f"{len(refused)} outcomes refused and counted, every supervisor noticed",
+            broken=(*broken, *nothing_left(ground)),
+        )  # fmt: skip
 
 
 def _stop_the_supervisor(

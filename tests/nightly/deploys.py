@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qml_mp.core.job import Job
+from tests.nightly.ground import Ground, fresh_ground, pause
+from tests.nightly.judge import Kills
+from tests.nightly.report import Row
+from tests.nightly.scenario import Task, judge_ground, nothing_left
 from tests.processes.harness import Server, wait_until
 from tests.processes.ready_workers import counts_since_all_were
-from tests.soak.ground import Ground, fresh_ground, pause
-from tests.soak.judge import Kills
-from tests.soak.report import Row
-from tests.soak.scenario import Task, judge_ground, nothing_left
 from tests.storage.helpers import patient_url
 
 _WORKERS = 3
@@ -29,7 +29,7 @@ _CODE = '''"""Version {number} of an app of the tests."""
 
 from qml_mp import WorkerContext
 from tests.processes.journal import sole_run
-from tests.soak.apps import app, note_of
+from tests.nightly.apps import app, note_of
 
 
 @app.job()

@@ -30,15 +30,11 @@ class Row:
     figures: str = ""
     broken: tuple[str, ...] = ()
     """Promises that did not hold."""
-    missed: tuple[str, ...] = ()
-    """Targets in milliseconds and bytes that were not met, which depend on the machine too."""
 
     @property
     def verdict(self) -> str:
         if self.broken:
             return "BROKEN"
-        if self.missed:
-            return "missed"
         return "ok" if self.done >= self.wanted else "ok so far"
 
 
@@ -68,7 +64,7 @@ def median_and_p99(what: str, values_ms: Sequence[float]) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows under their headings, and below each broken or missed line the reasons."""
+    """The rows under their headings, and below each broken line the reasons."""
     headings = (
         "scenario", "backend", "seed", "count", "kills", "lost", "overlap", "stale", "unexplained",
         "s", "load", "verdict", "median / p99",
@@ -80,7 +76,6 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         lines.append(_line(_cells(row), widths))
         lines += [f"    BROKEN: {text}" for text in row.broken[:20]]
-        lines += [f"    missed: {text}" for text in row.missed]
     return "\n".join(lines)
 
 
