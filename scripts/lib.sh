@@ -109,44 +109,29 @@ bring_chromium() {
         say "Chromium could not be installed."
 }
 
-# make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
-# dependency group in it; prints its folder. Reused while pyproject.toml is as it was.
+# make_venv PYTHON demo|test|check: the virtual environment in the repository for this Python, with at least what
+# the group needs; prints its folder. Everything in it is locked by version and hash (scripts/requirements/), so an
+# install is the same on any day. Made again when the locked requirements or pyproject.toml change.
 make_venv() {
-    local python=$1 group=$2 venv
+    local python=$1 group=$2 venv larger
     venv="$ROOT/.venv-$(version_of "$python")"
-    if [ "$group" = test ] && is_current "$venv" check; then  # which has all of it
-        printf '%s\n' "$venv"
-        return 0
-    fi
-    if ! is_current "$venv" "$group"; then
-        begin_venv "$python" "$venv" "with the dependency group $group"
-        # pip 25.1 is the first that knows dependency groups.
-        "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' </dev/null \
-            || pip_install "$venv" --upgrade 'pip>=25.1'
-        pip_install "$venv" -e . --group "$group"
-        stamp_of_now >"$venv/.installed-$group"
-    fi
-    printf '%s\n' "$venv"
-}
-
-# make_small_venv PYTHON: the same with the project alone. An environment of its own, unless there is one that
-# will do: whoever wants to see the project work waits neither for what the tests need nor for its installation.
-make_small_venv() {
-    local python=$1 venv group
-    venv="$ROOT/.venv-$(version_of "$python")"
-    for group in test check; do
-        if is_current "$venv" "$group"; then
+    for larger in demo test check; do  # each holds all of the one before
+        if [[ "demo test check" == *"$group"*"$larger"* || $larger = "$group" ]] && is_current "$venv" "$larger"; then
             printf '%s\n' "$venv"
             return 0
         fi
     done
-    venv="$venv-small"
-    if ! is_current "$venv" project; then
-        begin_venv "$python" "$venv" "with the project alone"
-        pip_install "$venv" -e .
-        stamp_of_now >"$venv/.installed-project"
-    fi
+    begin_venv "$python" "$venv" "with scripts/requirements/$group.txt"
+    install_locked "$venv" "$group"
+    stamp_of "$group" >"$venv/.installed-$group"
     printf '%s\n' "$venv"
+}
+
+# install_locked VENV GROUP: the group's requirements, and then the project itself (editable), for which nothing
+# more is fetched: its build backend is among the requirements.
+install_locked() {
+    pip_install "$1" --require-hashes -r "scripts/requirements/$2.txt"
+    pip_install "$1" --no-deps --no-build-isolation -e .
 }
 
 # make_bench_venv PYTHON: one with what the tests need and the peers of the benchmark; prints its folder. A peer
@@ -154,11 +139,10 @@ make_small_venv() {
 make_bench_venv() {
     local python=$1 venv requirements=tests/bench/requirements.txt stamp peer
     venv="$ROOT/.venv-bench-$(version_of "$python")"
-    stamp="$(stamp_of_now) $(cksum <"$ROOT/$requirements")"
+    stamp="$(stamp_of test) $(cksum <"$ROOT/$requirements")"
     if [ "$(cat "$venv/.installed-bench" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/python" -c '' </dev/null; then
         begin_venv "$python" "$venv" "with the peers of the benchmark"
-        pip_install "$venv" --upgrade 'pip>=25.1'
-        pip_install "$venv" -e . --group test
+        install_locked "$venv" test
         while IFS= read -r peer; do
             case $peer in '' | '#'*) continue ;; esac
             (pip_install "$venv" "$peer") || say "Left out: $peer"
@@ -168,14 +152,27 @@ make_bench_venv() {
     printf '%s\n' "$venv"
 }
 
+# make_uv_venv: an environment with uv alone, locked like the others, in which requirements are resolved; prints
+# the path of its program.
+make_uv() {
+    local venv="$ROOT/.venv-uv" python
+    if [ "$(cat "$venv/.installed-uv" 2>/dev/null)" != "$(stamp_of uv)" ] || ! "$venv/bin/uv" --version >/dev/null 2>&1; then
+        python=$(find_python)
+        begin_venv "$python" "$venv" "with uv"
+        pip_install "$venv" --require-hashes -r scripts/requirements/uv.txt
+        stamp_of uv >"$venv/.installed-uv"
+    fi
+    printf '%s\n' "$venv/bin/uv"
+}
+
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null; }
 
 # What an installed environment belongs to; with the folder, because an environment cannot be moved.
-stamp_of_now() { printf '%s\n' "$ROOT $(cksum <"$ROOT/pyproject.toml")"; }
+stamp_of() { printf '%s\n' "$ROOT $(cat "$ROOT/pyproject.toml" "$ROOT/scripts/requirements/$1.txt" | cksum)"; }
 
-# is_current VENV WHAT: whether that was installed there from the present pyproject.toml, and still runs.
+# is_current VENV GROUP: whether the group was installed there from the present files, and the environment runs.
 is_current() {
-    [ "$(cat "$1/.installed-$2" 2>/dev/null)" = "$(stamp_of_now)" ] && "$1/bin/python" -c '' </dev/null 2>/dev/null
+    [ "$(cat "$1/.installed-$2" 2>/dev/null)" = "$(stamp_of "$2")" ] && "$1/bin/python" -c '' </dev/null 2>/dev/null
 }
 
 # begin_venv PYTHON VENV WHAT: a virtual environment that works, with what it had before if it did. Programs in it

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
+import xdist
 from hypothesis import settings
+from psycopg import sql
 
 from tests.loopback import pass_proxies
 from tests.migrated_copies import MigratedCopies
-from tests.parts import pytest_runtestloop, pytest_sessionfinish
 from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
 from tests.until import PATIENCE_S
 from tests.warm import warm_python
-
-__all__ = ["pytest_runtestloop", "pytest_sessionfinish"]
 
 # No timing is judged: on a busy machine an example may take as long as it likes.
 settings.register_profile("suite", deadline=None)
@@ -43,6 +46,38 @@ def pytest_collection() -> Generator[None, object, object]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OPENBLAS_NUM_THREADS", "1")
         return (yield)
+
+
+_CLUSTER_URL = "postgres_url"
+"""Under this name a worker of xdist gets the URL of the cluster that all workers share."""
+_cluster = pytest.StashKey[ExitStack]()
+_cluster_url = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: xdist.workermanage.WorkerController) -> None:
+    """In the process that starts the workers of xdist: serve one PostgreSQL cluster for all of them."""
+    if os.environ.get(URL_VARIABLE):
+        return
+    stash = node.config.stash
+    if _cluster not in stash:
+        stash[_cluster] = stack = ExitStack()
+        node.config.add_cleanup(stack.close)  # the server ends with this process in any case
+        try:
+            stash[_cluster_url] = stack.enter_context(throwaway_cluster())
+        except ClusterError as error:
+            stash[_cluster_url] = str(error)
+    node.workerinput[_CLUSTER_URL] = stash[_cluster_url]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to run what failed once more."""
+    failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+    names = dict.fromkeys(shlex.quote(re.sub(r"@[\w-]+$", "", report.nodeid)) for report in failed)
+    if names:
+        terminalreporter.section("run a failed test again", "=")
+        for name in names:
+            terminalreporter.line(f"scripts/test {name}")
 
 
 def pytest_report_header() -> str:
@@ -75,21 +110,33 @@ def no_thread_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else a cluster for this run.
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else one of a cluster made for this run.
 
-    The tests share the database; each uses a schema of its own. Fails, and never skips, when there
-    is no server to be had.
+    The tests of a worker share the database; each uses a schema of its own. Without a server the test fails;
+    it is never skipped.
     """
     given = os.environ.get(URL_VARIABLE)
+    shared = getattr(request.config, "workerinput", {}).get(_CLUSTER_URL, "")
     if given:
         yield given
-        return
-    try:
-        with throwaway_cluster() as url:
-            yield url
-    except ClusterError as error:
-        pytest.fail(str(error), pytrace=False)
+    elif shared.startswith("postgresql://"):
+        yield _own_database(shared, name=xdist.get_xdist_worker_id(request))
+    elif shared:
+        pytest.fail(shared, pytrace=False)
+    else:
+        try:
+            with throwaway_cluster() as url:
+                yield url
+        except ClusterError as error:
+            pytest.fail(str(error), pytrace=False)
+
+
+def _own_database(cluster: str, *, name: str) -> str:
+    """Make a database for one worker of xdist, whose tests so see no sessions and locks of others."""
+    with psycopg.connect(cluster, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return urlunsplit(urlsplit(cluster)._replace(path=f"/{name}"))
 
 
 @pytest.fixture(scope="session")
