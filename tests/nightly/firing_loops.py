@@ -1,4 +1,7 @@
-"""Tests: the loops of a supervisor that fire, in a process of their own, by a clock that the test sets."""
+"""Tests: a program that lets the firing loops of a supervisor tick, by a clock that the test sets.
+
+python -m tests.nightly.firing_loops URL CLOCK LOOP SEED PARENT
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import logging
 import mmap
 import os
 import random
+import select
 import struct
-import time
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +34,7 @@ from tests.until import wait_until
 LOOPS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
+_LOOK_EVERY_S = 0.0005
 _LAYOUT = struct.Struct(f"=qq{LOOPS}q")
 
 
@@ -73,7 +78,8 @@ class SharedClock(Clock):
 
 
 def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> None:
-    """Until killed, or the test is gone: in each turn of the clock let the loops tick and end some jobs."""
+    """In each turn of the clock let the loops tick and end some jobs, until killed or the test is gone."""
+    test = os.pidfd_open(parent)
     logging.disable(logging.WARNING)  # that the clock was set back, each time
     clock, rng = SharedClock(place), random.Random(seed)
     source = LoadedProgram(program=Program(registry=WorkerRegistry()))
@@ -82,10 +88,11 @@ def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> No
     steps = ClockLoop(run, on_one_machine=True, due_by_it=[recurring])
     is_sqlite = url.startswith("sqlite")
     with closing(open_storage(url, clock=clock) if is_sqlite else open_storage(url)) as storage:
-        while os.getppid() == parent:
+        while True:
             turn = clock.turn
             if turn == clock.done(loop):
-                time.sleep(0.0005)  # between two looks at shared memory
+                if select.select([test], [], [], _LOOK_EVERY_S)[0]:
+                    return
                 continue
             try:
                 steps.tick(storage)
@@ -114,3 +121,8 @@ def _end_some_jobs(storage: Storage, worker: str, rng: random.Random) -> None:
         if rng.random() < 0.3:
             storage.finish(claim, Success(result=None, duration=timedelta()), retention=BY_DEFAULT)
     storage.fetch_and_lock_job(Fetch(worker_id=worker, server_id="server", queues=("overlapping",)))
+
+
+if __name__ == "__main__":
+    url, place, loop, seed, parent = sys.argv[1:]
+    run_loops(url, Path(place), loop=int(loop), seed=seed, parent=int(parent))

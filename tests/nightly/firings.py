@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import sqlite3
+import sys
 import tempfile
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,11 +25,12 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.nightly.firing_judge import Made, Moment, firing_times, judge_firings
-from tests.nightly.firing_loops import LOOPS, SharedClock, run_loops
+from tests.nightly.firing_loops import LOOPS, SharedClock
 from tests.nightly.report import Row
 from tests.nightly.scenario import Task
-from tests.processes.harness import wait_until
+from tests.processes.harness import ROOT, wait_until
 from tests.storage.helpers import in_schema
+from tests.warm import SOCKET, Process, launch, warm_python
 
 HOUR = timedelta(hours=1)
 BEGIN = datetime(2025, 3, 30, tzinfo=UTC)
@@ -85,7 +85,7 @@ def run_firings(task: Task) -> Row:
     """Half of the firings of templates whose jobs may overlap, with steps of the clock; half of others."""
     rehearsals = []
     for number, templates in enumerate((stepped_templates(), overlapping_templates())):
-        with fresh_stage(task.backend, task.postgres_url) as stage:
+        with _quick_starts(), fresh_stage(task.backend, task.postgres_url) as stage:
             rehearsal = Rehearsal(stage, templates, random.Random(f"{task.seed}/{number}"))
             rehearsal.run(task.count // 2)
             rehearsals.append(rehearsal)
@@ -97,6 +97,11 @@ def run_firings(task: Task) -> Row:
         figures="; ".join(kinds),
         broken=tuple(problem for rehearsal in rehearsals for problem in rehearsal.problems),
     )
+
+
+def _quick_starts() -> AbstractContextManager[None]:
+    """The tests have a warm Python already; a storm by itself does not."""
+    return nullcontext() if SOCKET in os.environ else warm_python()
 
 
 def stepped_templates() -> list[RecurringJob]:
@@ -121,6 +126,8 @@ class Stage:
     clock_file: Path
     clock: SharedClock
     set_clock: Callable[[datetime, int], None]
+    log: Path
+    """What its loops say."""
     forbid_overlaps: Callable[[], None]
 
     def open(self) -> Storage:
@@ -136,7 +143,7 @@ class Rehearsal:
         self._may_step = templates[0].overlap == "allow"
         self._moments = [Moment(wall=BEGIN, is_watched=False)]
         self._turn = 0
-        self._loops: dict[int, int] = {}
+        self._loops: dict[int, Process] = {}
         self.firings = self.kills = self.outages = self.steps = self.jobs = 0
         self.problems: list[str] = []
 
@@ -202,11 +209,11 @@ class Rehearsal:
         self._moments[-1] = replace(self._moments[-1], is_watched=True)
 
     def _all_have_done_the_turn(self) -> bool:
-        for loop, pid in self._loops.items():
+        for loop, process in self._loops.items():
             if self._stage.clock.done(loop) != self._turn:
-                if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                if process.poll() is not None:
                     del self._loops[loop]
-                    raise AssertionError("a loop has ended by itself; what it raised is above")
+                    raise AssertionError(f"A loop has ended by itself: {self._stage.log.read_text()}")
                 return False
         return True
 
@@ -218,18 +225,18 @@ class Rehearsal:
     def _start_missing(self) -> None:
         for loop in range(LOOPS):
             if loop not in self._loops:
-                self._loops[loop] = self._fork(loop)
+                self._loops[loop] = self._start(loop)
 
-    def _fork(self, loop: int) -> int:
-        seed, parent = f"{self._turn}/{loop}", os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                run_loops(self._stage.url, self._stage.clock_file, loop=loop, seed=seed, parent=parent)
-            except BaseException:
-                traceback.print_exc()
-            os._exit(1)
-        return pid
+    def _start(self, loop: int) -> Process:
+        """A process of its own, as the one of the test may have several threads."""
+        stage = self._stage
+        arguments = (stage.url, stage.clock_file, loop, f"{self._turn}/{loop}", os.getpid())
+        with stage.log.open("ab") as log, open(os.devnull, "rb") as nothing:
+            return launch(
+                [sys.executable, "-m", "tests.nightly.firing_loops", *map(str, arguments)],
+                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=nothing.fileno(), stdout=log.fileno(), stderr=log.fileno(),
+            )  # fmt: skip
 
     def _kill_all(self) -> None:
         for loop in list(self._loops):
@@ -237,9 +244,9 @@ class Rehearsal:
 
     def _kill(self, loop: int) -> None:
         self.kills += 1
-        pid = self._loops.pop(loop)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        process = self._loops.pop(loop)
+        process.kill()
+        process.wait()
 
     def _judge(self, storage: Storage) -> None:
         made: dict[str, list[Made]] = {template.id: [] for template in self._templates}
@@ -290,6 +297,7 @@ def _sqlite_stage(folder: Path, clock: SharedClock) -> Stage:
         url=f"sqlite:///{path}",
         clock_file=folder / "clock",
         clock=clock,
+        log=folder / "log",
         set_clock=lambda wall, turn: clock.set(wall, turn=turn),
         forbid_overlaps=forbid_overlaps,
     )
@@ -317,6 +325,7 @@ def _postgres_stage(server_url: str, folder: Path, clock: SharedClock) -> Iterat
                 url=url,
                 clock_file=folder / "clock",
                 clock=clock,
+                log=folder / "log",
                 set_clock=set_clock,
                 forbid_overlaps=forbid_overlaps,
             )
