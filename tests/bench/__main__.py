@@ -140,7 +140,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--systems", nargs="+", choices=names, metavar="SYSTEM", help=f"of {', '.join(names)}"
     )
-    parser.add_argument("--backend", choices=[Backend.POSTGRES, Backend.SQLITE, Backend.REDIS])
+    parser.add_argument("--backend", choices=[Backend.POSTGRES, Backend.SQLITE])
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="about how long one run takes (default: 1)"

@@ -6,26 +6,12 @@ import importlib
 from importlib import metadata
 from pathlib import Path
 
-from tests.bench.redis_server import redis_program
 from tests.bench.scenario import Scenario
-from tests.bench.scenarios import (
-    cleanup,
-    cpu,
-    due,
-    empty,
-    enqueue,
-    history,
-    latency,
-    life,
-    mixed,
-    recovery,
-    scale,
-)
-from tests.bench.system import Backend, Kind, System
+from tests.bench.scenarios import cpu, empty, enqueue, latency, life, recovery
+from tests.bench.system import Kind, System
 
 SCENARIOS: dict[str, Scenario] = {
-    each.SCENARIO.name: each.SCENARIO
-    for each in (empty, cpu, latency, due, mixed, scale, enqueue, recovery, life, cleanup, history)
+    each.SCENARIO.name: each.SCENARIO for each in (empty, cpu, latency, enqueue, recovery, life)
 }
 
 
@@ -43,6 +29,4 @@ def why_left_out(system: System) -> str | None:
         system.version()
     except metadata.PackageNotFoundError:
         return f"{system.package} is not installed"
-    if system.backend is Backend.REDIS and redis_program() is None:
-        return "there is no redis-server or valkey-server"
     return None

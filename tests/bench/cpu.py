@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.soak.ground import descendants
+from tests.nightly.ground import descendants
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

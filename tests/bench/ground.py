@@ -22,7 +22,6 @@ from psycopg import sql
 
 from tests.bench.cpu import cpu_s_of_programs, cpu_s_of_sessions
 from tests.bench.place import Place
-from tests.bench.redis_server import redis_server
 from tests.bench.system import Backend, Command, System
 from tests.bench.watch import Timing, Watcher
 from tests.warm import launch
@@ -59,7 +58,7 @@ class Ground:
             folder = Path(tempfile.mkdtemp(prefix="qml-mp-bench-")).resolve()
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             place = Place(
-                folder=folder, url=cleanup.enter_context(self._database(system, folder)), workers=workers,
+                folder=folder, url=cleanup.enter_context(self._database(system)), workers=workers,
                 turns_per_ms=self.turns_per_ms, has_records=has_records,
             )  # fmt: skip
             place.file.parent.mkdir()
@@ -70,17 +69,13 @@ class Ground:
             yield run
 
     @contextlib.contextmanager
-    def _database(self, system: System, folder: Path) -> Iterator[str]:
-        match system.backend:
-            case Backend.POSTGRES:
-                assert self.postgres_url is not None
-                with _fresh_database(self.postgres_url) as url:
-                    yield url
-            case Backend.REDIS:
-                with redis_server(folder) as url:
-                    yield url
-            case _:
-                yield ""
+    def _database(self, system: System) -> Iterator[str]:
+        if system.backend is not Backend.POSTGRES:
+            yield ""
+            return
+        assert self.postgres_url is not None
+        with _fresh_database(self.postgres_url) as url:
+            yield url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.soak.__main__ import BACKENDS, open_postgres
-from tests.soak.ground import descendants, fresh_ground, pause
+from tests.nightly.__main__ import BACKENDS, open_postgres
+from tests.nightly.ground import descendants, fresh_ground, pause
 from tests.statement_trace import TRACE, statements
 
 WORKERS = 8

@@ -17,7 +17,7 @@ class Place:
 
     folder: Path
     url: str
-    """Of the PostgreSQL or Redis database; what runs on SQLite uses `file` in its stead."""
+    """Of the PostgreSQL database. What runs on SQLite uses `file` instead."""
     workers: int
     turns_per_ms: int
     has_records: bool = False

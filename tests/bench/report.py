@@ -59,7 +59,7 @@ class Report:
     def _median_rows(self, scenario: Scenario, case: str, backend: Backend) -> Iterator[Json]:
         for system in self.systems:
             samples = self.samples.of(scenario.name, case, system.name, backend)
-            if system.backend not in (backend, Backend.NONE, Backend.REDIS) or not samples:
+            if system.backend not in (backend, Backend.NONE) or not samples:
                 continue
             medians = {
                 column.metric: self.samples.median(samples, column.metric) for column in scenario.columns

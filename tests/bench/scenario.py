@@ -94,7 +94,7 @@ class Samples:
             one
             for one in self.items
             if (one.scenario, one.case, one.system) == (scenario, case, system)
-            and one.backend in (backend, Backend.NONE, Backend.REDIS)
+            and one.backend in (backend, Backend.NONE)
         ]
 
     def median(self, samples: Sequence[Sample], metric: str) -> float | None:

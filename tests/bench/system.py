@@ -30,7 +30,6 @@ class Backend(StrEnum):
 
     POSTGRES = "postgres"
     SQLITE = "sqlite"
-    REDIS = "redis"
     NONE = "none"
     """In memory."""
 

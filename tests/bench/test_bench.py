@@ -12,27 +12,24 @@ import pytest
 
 from tests.bench.catalogue import all_systems
 from tests.bench.ground import ROOT
-from tests.bench.records import Record
-from tests.bench.scenarios.mixed import _ideal_s, _waits_ms
 from tests.bench.system import Kind
 from tests.bench.watch import Watcher
 from tests.until import PATIENCE_S
 from tests.warm import SOCKET, launch
 
-LIMITS = ("statements-10", "exchange-10", "loops", "pool")
+LIMITS = ("statements-10", "loops")
 
 
 @pytest.mark.parametrize(
     ("scenario", "backends"),
     [
         ("empty", ("postgres", "sqlite")),
-        ("enqueue", ("postgres", "sqlite")),
-        ("latency", ("postgres",)),
-        ("latency", ("sqlite",)),
-        ("due", ("sqlite",)),
-        ("cpu", ("sqlite",)),
-        ("mixed", ("sqlite",)),
-        ("history", ("sqlite",)),
+        # These show the same of the other scenarios, and take up to 10 s.
+        pytest.param("enqueue", ("postgres", "sqlite"), marks=pytest.mark.nightly),
+        pytest.param("latency", ("postgres",), marks=pytest.mark.nightly),
+        pytest.param("latency", ("sqlite",), marks=pytest.mark.nightly),
+        pytest.param("cpu", ("sqlite",), marks=pytest.mark.nightly),
+        pytest.param("recovery", ("sqlite",), marks=pytest.mark.nightly),
     ],
 )
 def test_the_project_and_the_limits_are_measured(
@@ -94,15 +91,3 @@ def test_a_file_that_does_not_grow_is_watched_no_longer_than_its_writers_live(tm
     done = watcher.wait(1, within_s=60, is_hopeless=lambda: True)
 
     assert done == 0
-
-
-def test_a_job_waits_when_one_that_was_enqueued_later_begins_first() -> None:
-    records = [
-        Record(seq=seq, began_ns=began, ended_ns=began) for seq, began in enumerate((0, 7_000_000, 5_000_000))
-    ]
-
-    assert _waits_ms(records) == [0.0, 2.0, 0.0]
-
-
-def test_the_ideal_schedule_gives_each_job_to_the_first_free_worker() -> None:
-    assert _ideal_s([2.0, 1.0, 1.0, 1.0, 1.0]) == 2.0

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from tests.nightly.apps import gate_of
 from tests.processes.journal import sole_run
-from tests.soak.apps import gate_of
 from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.none())

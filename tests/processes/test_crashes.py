@@ -295,7 +295,7 @@ def test_what_had_ended_in_a_worker_killed_at_the_deadline_is_written_when_its_s
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no such names of sockets")
 @pytest.mark.fault(4)
 def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
-    app = "tests.soak.apps:app"
+    app = "tests.nightly.apps:app"
     # No grace: a second signal that came half a second after the first would have the worker release its job.
     one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0").start(ready=1)
     supervisor = host.identity(one.pid)

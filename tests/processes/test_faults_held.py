@@ -32,9 +32,9 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.journal import Line
-from tests.soak.ground import Ground, environment_of, fresh_ground
-from tests.soak.judge import Kills
-from tests.soak.scenario import judge_ground, nothing_left
+from tests.nightly.ground import Ground, environment_of, fresh_ground
+from tests.nightly.judge import Kills
+from tests.nightly.scenario import judge_ground, nothing_left
 from tests.storage_rows import hold_writes, pause_writes, run_raw
 
 LIKELIER = "postgres"

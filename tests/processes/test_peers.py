@@ -24,7 +24,7 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
-from tests.soak.ground import descendants
+from tests.nightly.ground import descendants
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage_rows import move_server_elsewhere
 

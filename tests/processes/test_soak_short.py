@@ -10,26 +10,19 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.soak.bulk import run_bulk
-from tests.soak.calls import run_calls
-from tests.soak.deploys import run_deploys
-from tests.soak.firings import run_firings
-from tests.soak.freeze import run_freeze
-from tests.soak.kills import run_kills, run_storm
-from tests.soak.limits import run_limits
-from tests.soak.orphans import run_orphans
-from tests.soak.outages import run_outages
-from tests.soak.peers import run_neighbours, run_peers
-from tests.soak.places import run_places, run_rate
-from tests.soak.poison import run_poison
-from tests.soak.recovery import run_recovery
-from tests.soak.replacements import run_boot_failure, run_replacements
-from tests.soak.report import Row, table
-from tests.soak.scenario import Task
-from tests.soak.side import run_side
-from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
-from tests.soak.stops import run_stops
-from tests.soak.waiting import run_waiting
+from tests.nightly.deploys import run_deploys
+from tests.nightly.firings import run_firings
+from tests.nightly.kills import run_kills, run_storm
+from tests.nightly.orphans import run_orphans
+from tests.nightly.outages import run_freeze, run_outages
+from tests.nightly.peers import run_neighbours, run_peers
+from tests.nightly.places import run_places
+from tests.nightly.replacements import run_boot_failure, run_replacements
+from tests.nightly.report import Row, table
+from tests.nightly.scenario import Task
+from tests.nightly.side import run_side
+from tests.nightly.stopcont import run_stopped_supervisors, run_stopped_workers
+from tests.nightly.stops import run_stops
 
 Run = Callable[[Task], Row]
 QUICK = {
@@ -44,14 +37,9 @@ BOTH = ("sqlite", "postgres")
 ON_POSTGRES = ("postgres",)
 SCENARIOS: list[tuple[Run, int, float, tuple[str, ...], tuple[int, ...]]] = [
     # what is run, how often, at which pace, on which backends, for which rows of the fault list
-    (run_bulk, 400, 0.25, BOTH, ()),
     (run_kills, 800, 0.25, BOTH, (1,)),
-    (run_recovery, 3, 0.25, BOTH, (1,)),
     (run_storm, 800, 0.25, BOTH, (1, 4)),
-    (run_limits, 1, 0.25, BOTH, (13, 14, 15)),
-    (run_poison, 200, 0.25, BOTH, (61,)),
     (run_places, 150, 0.25, BOTH, (1,)),
-    (run_rate, 2, 0.25, ON_POSTGRES, ()),
     (run_orphans, 2, 0.25, BOTH, (4,)),
     (run_stops, 4, 0.25, BOTH, (55, 56, 59)),
     (run_replacements, 12, 0.25, BOTH, (63,)),
@@ -63,7 +51,6 @@ SCENARIOS: list[tuple[Run, int, float, tuple[str, ...], tuple[int, ...]]] = [
     (run_outages, 100, 0.03, ON_POSTGRES, (33, 35, 36)),
     (run_peers, 2, 0.1, ON_POSTGRES, (5, 74)),
     (run_neighbours, 1, 0.05, BOTH, (5,)),
-    (run_waiting, 30, 0.25, ON_POSTGRES, ()),
     (run_deploys, 2, 0.1, ("sqlite",), (89, 90)),
 ]
 
@@ -109,19 +96,6 @@ def test_a_scenario_breaks_no_promise(
 
     assert row.broken == (), table([row])
     assert row.done >= count or row.kills
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("backend", BOTH)
-@pytest.mark.fault(2)
-def test_a_round_of_deaths_at_each_call_of_the_storage_begins_with_that_of_a_worker_at_the_first(
-    request: pytest.FixtureRequest, backend: str
-) -> None:
-    # The next ones: `scripts/soak --only calls`.
-    row = outcome(request, run_calls, backend, 1, minutes=0)
-
-    assert row.broken == (), table([row])
-    assert (row.done, row.kills) == (0, 1)
 
 
 @pytest.mark.fault(60)

@@ -39,10 +39,9 @@ SCENARIO = Scenario(
         Ratio(heading="qml-mp-100 ÷ it", metric="jobs_per_s", base="qml-mp-100", inverted=True),
     ),
     targets=(
-        _target("qml-mp-100", Backend.POSTGRES, "pgqueuer-100", 1.2),
-        _target("qml-mp-100", Backend.POSTGRES, "oban-100", 2.0),
+        _target("qml-mp-100", Backend.POSTGRES, "pgqueuer-100", 1.0),
+        _target("qml-mp-100", Backend.POSTGRES, "oban-100", 2.7),
         _target("qml-mp-100", Backend.SQLITE, "huey", 8.0),
-        _target("qml-mp-100", Backend.SQLITE, "huey-nosync", 8.0),
         *(
             _target(f"qml-mp{batch}", backend, f"statements{batch or '-10'}", 0.6)
             for backend in (Backend.POSTGRES, Backend.SQLITE)

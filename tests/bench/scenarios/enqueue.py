@@ -36,12 +36,12 @@ SCENARIO = Scenario(
         Ratio(heading="single, of a bare INSERT", metric="single_per_s", base="statements-100"),
     ),
     targets=(
-        Target(system="qml-mp", backend=Backend.POSTGRES, metric="bulk_per_s", case="", at_least=30_000),
-        Target(system="qml-mp", backend=Backend.SQLITE, metric="bulk_per_s", case="", at_least=100_000),
+        Target(system="qml-mp", backend=Backend.POSTGRES, metric="bulk_per_s", case="", at_least=60_000),
+        Target(system="qml-mp", backend=Backend.SQLITE, metric="bulk_per_s", case="", at_least=75_000),
         *(
             Target(
                 system="qml-mp", backend=backend, metric="single_per_s", case="", over="statements-100",
-                at_least=0.8,
+                at_least=0.75,
             )
             for backend in (Backend.POSTGRES, Backend.SQLITE)
         ),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,34 +15,20 @@ from tests.bench.work import Work, perform
 class Huey(System):
     """`huey_consumer`."""
 
-    fsync: bool | None
-
     package: ClassVar[str | None] = "huey"
 
     def workers(self, place: Place) -> Sequence[Command]:
         count = str(place.workers)
         return (console_script("huey_consumer", f"{__name__}.app", "-k", "process", "-w", count, "-q"),)
 
-    def environment(self) -> Mapping[str, str]:
-        return {"QML_BENCH_FSYNC": json.dumps(self.fsync)}
-
 
 SYSTEMS = (
     Huey(
         name="huey",
         backend=Backend.SQLITE,
-        fsync=None,
         settings="process workers, log off",
         durability="WAL, synchronous=FULL; a claimed job is deleted, and lost with its worker",
         usual_jobs_per_s=2000,
-    ),
-    Huey(
-        name="huey-nosync",
-        backend=Backend.SQLITE,
-        fsync=False,
-        settings="process workers, fsync=False, log off",
-        durability="WAL, synchronous=OFF; a claimed job is deleted, and lost with its worker",
-        usual_jobs_per_s=3000,
     ),
 )
 
@@ -67,5 +51,5 @@ def producer() -> Producer:
 if Place.is_known():
     from huey import SqliteHuey
 
-    app = SqliteHuey(filename=str(Place.current().file), fsync=json.loads(os.environ["QML_BENCH_FSYNC"]))
+    app = SqliteHuey(filename=str(Place.current().file))
     task: Any = app.task(name="perform")(perform)

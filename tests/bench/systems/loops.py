@@ -1,12 +1,10 @@
-"""Benchmark, limits: the same work without any job system, in forked loops and in the standard pool."""
+"""Benchmark, limits: the same work without any job system, in forked loops."""
 
 from __future__ import annotations
 
 import json
 import os
-from abc import ABC
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,36 +17,19 @@ _TICKET_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InMemory(System, ABC):
-    """Jobs from a list: nothing is stored, nothing is waited for."""
+class Loops(System):
+    """Forked processes that take the next number from a pipe: nothing is stored, nothing is waited for."""
 
     kind: ClassVar[Kind] = Kind.LIMIT
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loops(InMemory):
-    """Forked processes that take the next number from a pipe."""
-
     def workers(self, place: Place) -> Sequence[Command]:
         return (self.program("loops"),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool(InMemory):
-    """`ProcessPoolExecutor.map`."""
-
-    def workers(self, place: Place) -> Sequence[Command]:
-        return (self.program("pool"),)
 
 
 SYSTEMS = (
     Loops(
         name="loops", backend=Backend.NONE, settings="bare forked loops", durability="nothing is stored",
         usual_jobs_per_s=100_000,
-    ),
-    Pool(
-        name="pool", backend=Backend.NONE, settings="ProcessPoolExecutor", durability="nothing is stored",
-        usual_jobs_per_s=8000,
     ),
 )  # fmt: skip
 
@@ -71,18 +52,6 @@ def _loop(tickets: int, handed_out: int, works: Sequence[Work]) -> None:
     while ticket := os.read(tickets, _TICKET_BYTES):
         work = works[int.from_bytes(ticket)]
         perform(work.seq, work.ms, work.how)
-
-
-def pool() -> None:
-    """Run them all."""
-    place = Place.current()
-    with ProcessPoolExecutor(place.workers) as executor:
-        for _ in executor.map(_perform, _planned(place)):
-            pass
-
-
-def _perform(work: Work) -> None:
-    perform(work.seq, work.ms, work.how)
 
 
 class PlanProducer(Producer):

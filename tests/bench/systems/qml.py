@@ -14,7 +14,6 @@ from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System, program
 from tests.bench.work import Work, perform
 
-_ANY_PORT = "127.0.0.1:0"
 _UNTRACED = "QML_BENCH_UNTRACED"
 """Set: without the lines that jobs log; those of the peers are off too."""
 
@@ -24,8 +23,6 @@ class QmlMp(System):
     """`qml-mp start`."""
 
     batch: int | None = None
-    is_watched: bool | None = None
-    """Whether history, metrics and the page are on; None: the defaults."""
 
     kind: ClassVar[Kind] = Kind.PROJECT
     package: ClassVar[str | None] = "qml-mp"
@@ -34,22 +31,12 @@ class QmlMp(System):
         return (migration(self.backend, place),)
 
     def workers(self, place: Place) -> Sequence[Command]:
-        command = (
-            sys.executable,
-            "-m",
-            "qml_mp",
-            "-A",
-            f"{__name__}:app",
-            "--url",
-            url_of(self.backend, place),
-        )
-        sides = ("--web", _ANY_PORT, "--metrics", _ANY_PORT) if self.is_watched else ()
-        return ((*command, "start", "--workers", str(place.workers), *sides),)
+        start = ("-A", f"{__name__}:app", "--url", url_of(self.backend, place), "start")
+        return ((sys.executable, "-m", "qml_mp", *start, "--workers", str(place.workers)),)
 
     def environment(self) -> Mapping[str, str]:
         tuned = {} if self.batch is None else {"QML_MP_FETCH_BATCH_SIZE": str(self.batch), _UNTRACED: "1"}
-        bare = {"QML_MP_HISTORY_TTL": "0"} if self.is_watched is False else {}
-        return {"QML_BENCH_BACKEND": self.backend, **tuned, **bare}
+        return {"QML_BENCH_BACKEND": self.backend, **tuned}
 
 
 DURABILITY = {
