@@ -17,9 +17,9 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.faults import ended_and_taken_away, faults_of_deaths, faults_of_runs, faults_of_transitions
+from tests.nightly.supervisors import Role, Supervisors
 from tests.processes.harness import is_gone, wait_until
 from tests.processes.journal import read_journal
-from tests.nightly.supervisors import Role, Supervisors
 
 FEW = ("flaky", "plain")
 """A job that needs two attempts and one that needs one: each is claimed alone, or nearly so."""

@@ -22,11 +22,11 @@ from qml_mp.setting_kinds import Time
 from qml_mp.settings import SETTINGS
 from qml_mp.storage.store import Storage
 from qml_mp.units import LONGEST
-from tests.processes.harness import Server, enqueue, few, left_in_registry, wait_for_state, wait_until
-from tests.processes.pid_namespace import CONTAINER, first_process, need_namespaces
 from tests.nightly.first_jobs import run_first_jobs
 from tests.nightly.report import table
 from tests.nightly.scenario import Task
+from tests.processes.harness import Server, enqueue, few, left_in_registry, wait_for_state, wait_until
+from tests.processes.pid_namespace import CONTAINER, first_process, need_namespaces
 from tests.storage_rows import insert_raw_job
 
 MakeServer = Callable[..., Server]

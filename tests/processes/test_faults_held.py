@@ -21,6 +21,9 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.faults import most_held
+from tests.nightly.ground import Ground, environment_of, fresh_ground
+from tests.nightly.judge import Kills
+from tests.nightly.scenario import judge_ground, nothing_left
 from tests.processes.harness import (
     Server,
     enqueue,
@@ -32,9 +35,6 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.journal import Line
-from tests.nightly.ground import Ground, environment_of, fresh_ground
-from tests.nightly.judge import Kills
-from tests.nightly.scenario import judge_ground, nothing_left
 from tests.storage_rows import hold_writes, pause_writes, run_raw
 
 LIKELIER = "postgres"

@@ -12,7 +12,6 @@ import pytest
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.nightly.ground import pause
 from tests.processes.harness import (
     Server,
     enqueue,

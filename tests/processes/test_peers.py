@@ -12,6 +12,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from tests.nightly.ground import descendants
 from tests.processes.harness import (
     Server,
     enqueue,
@@ -24,7 +25,6 @@ from tests.processes.harness import (
     wait_until,
 )
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
-from tests.nightly.ground import descendants
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage_rows import move_server_elsewhere
 
