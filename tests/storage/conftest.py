@@ -15,14 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from qml_mp.storage.left_out import LeftOut
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres import link
 from qml_mp.storage.store import Storage
+from tests import failpoints
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.storage.helpers import in_schema, patient_url
-from tests.unit.hand_clock import HandClock
 from tests.until import PATIENCE_S
 
 TABLES = (
@@ -78,31 +77,10 @@ class Raw:
         """An instant as the backend's columns hold it."""
         return int(value.timestamp()) * 1_000_000 if self.is_sqlite else value
 
-    def interval(self, value: timedelta) -> object:
-        """What is added to such an instant."""
-        return value // timedelta(microseconds=1) if self.is_sqlite else value
-
     def age(self, table: str, column: str, by: timedelta) -> None:
         """Move a column's instants into the past, which for the storage is as if time had passed."""
-        self.run(f"UPDATE {{{table}}} SET {column} = {column} - ?", self.interval(by))
-
-    def refuse(self, change: str, table: str, *, saying: str, when: str = "1 = 1") -> None:
-        """Have each such row of the table refuse to be changed so ("UPDATE", "DELETE"), as a trigger of the
-        user's may; until `allow`."""
-        trigger = f"CREATE TRIGGER no BEFORE {change} ON {{{table}}}"
-        if self.is_sqlite:
-            self.run(f"{trigger} WHEN {when} BEGIN SELECT RAISE(ABORT, '{saying}'); END")
-            return
-        schema = self.name(table).partition(".")[0]
-        self.run(
-            f"CREATE OR REPLACE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN RAISE EXCEPTION '{saying}'; END $$"
-        )
-        self.run(f"{trigger} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {schema}.no()")
-
-    def allow(self, table: str) -> None:
-        """What `refuse` has the table refuse."""
-        self.run("DROP TRIGGER no" if self.is_sqlite else f"DROP TRIGGER no ON {{{table}}}")
+        step = by // timedelta(microseconds=1) if self.is_sqlite else by
+        self.run(f"UPDATE {{{table}}} SET {column} = {column} - ?", step)
 
     def add_job(self, **columns: object) -> str:
         """Insert a row as another program might; the job's id."""
@@ -167,17 +145,6 @@ def connect(url: str) -> Iterator[Callable[[], Any]]:
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    """Tests whose clock is to go on have another of this name."""
-    return HandClock()
-
-
-@pytest.fixture
-def left_out(clock: HandClock) -> LeftOut:
-    return LeftOut(clock)
-
-
-@pytest.fixture
 def raw(url: str, storage: Storage, connect: Callable[[], Any]) -> Raw:
     """The tables of the storage under test."""
     storage.migrate()
@@ -224,3 +191,10 @@ def time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
 def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks alone are given up soon: a statement may take as long as the machine needs."""
     monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
+
+
+@pytest.fixture
+def reset_failpoints() -> Iterator[None]:
+    """For a test that arms them in this process."""
+    yield
+    failpoints.arm("")

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
+import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
 from psycopg.errors import QueryCanceled
 
 from qml_mp import host
-from qml_mp.child.source import AppFacts, NamedProgram
-from qml_mp.clock import Clock, SystemClock
+from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.limits import Limit, LimitKind
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.target import parse_target
@@ -35,7 +35,6 @@ from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished, Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
-from qml_mp.supervisor.run import Run
 from tests.until import PATIENCE_S
 
 KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
@@ -166,8 +165,10 @@ def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60
 
 def fork(action: Callable[[], object]) -> int:
     """Run the action in a forked process, as `in_children` does, and do not wait for its end; its pid."""
-    host.lasting_thread_count()  # waits for those that were joined: Python warns where it sees one
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Of other threads. Those of the test have ended, and pytest-xdist's own harms no child.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         status = 1
         try:
@@ -178,15 +179,6 @@ def fork(action: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return pid
-
-
-@contextmanager
-def server_run(storage: Storage, *, clock: Clock) -> Iterator[Run]:
-    """The run of a server that has this storage."""
-    source = NamedProgram(spec="an:app")
-    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
-    with closing(run.pool):
-        yield run
 
 
 def set_limit(storage: Storage, kind: LimitKind, name: str, **limit: Any) -> None:
@@ -207,3 +199,45 @@ def register(storage: Storage, server_id: str, *worker_ids: str) -> None:
         storage.register_worker(
             WorkerInfo(id=worker_id, server_id=server_id, number=1, process=process, started_at=now)
         )
+
+
+def claim_some(storage: Storage, number: int, *, which: Fetch | None = None) -> tuple[Claim, ...]:
+    """Claims of so many new jobs, all there are."""
+    storage.enqueue_many(Job.new("work", n) for n in range(number))
+    claims = storage.exchange((), fetch=which or fetch(), limit=number, retention=KEEP).claims
+    assert len(claims) == number
+    return claims
+
+
+def states(storage: Storage, claims: Iterable[Claim]) -> list[StateName]:
+    """The states of their jobs."""
+    return [present(storage, claim).state_name for claim in claims]
+
+
+def interrupt() -> None:
+    """For `before_query`: the storage is away from there on."""
+    raise StorageUnavailable("no more")
+
+
+def before_query(
+    storage: Storage, number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], int]:
+    """Act before the query of this number that the storage runs in a transaction; how many are left until
+    then. The one place in these tests that knows how a storage runs its queries."""
+    port: Any = sys.modules[type(storage._db).__module__]
+    run = port._Transaction.run
+    left = number
+
+    def run_or_act(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            act()
+        return run(*arguments)
+
+    monkeypatch.setattr(port._Transaction, "run", run_or_act)
+    return lambda: left
+
+
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
+"""Whether a session of this name waits for a lock; of PostgreSQL."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 
 import pytest
 
-from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
+from qml_mp.core.acts import ActKind, ActRequest, ActState, Asker
 from qml_mp.core.answers import WorkerStack
-from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Heard
 from tests.storage.conftest import Raw
@@ -90,15 +88,6 @@ def test_what_is_past_its_time_is_never_given(storage: Storage, raw: Raw) -> Non
     assert taken == []
     assert [state_of(storage, each) for each in (late, lost)] == [ActState.EXPIRED] * 2
     assert not storage.answer_act(late.id, server_id="a#1", state=ActState.DONE)
-
-
-def test_its_time_is_by_the_databases_clock(storage: Storage) -> None:
-    over = replace(asked(), within=timedelta())
-
-    storage.ask(over)
-
-    assert storage.take_acts("a#1") == []
-    assert state_of(storage, over) is ActState.EXPIRED
 
 
 def test_a_server_that_is_not_there_is_gone_at_once(storage: Storage) -> None:
@@ -243,27 +232,6 @@ def test_an_entry_that_was_made_before_its_change_says_afterwards_what_came_of_i
     assert done.asked_at == begun.asked_at
 
 
-def test_after_the_oldest_entry_there_is_none_and_after_what_is_no_entry_no_page(storage: Storage) -> None:
-    storage.audit(ANNA, "pause queue", "images")
-    (oldest,) = storage.list_acts().acts
-
-    assert storage.list_acts(after=oldest.id).acts == ()
-    for after in ("nonsense", asked().id, ""):
-        with pytest.raises(ConfigurationError, match="is no entry of the audit"):
-            storage.list_acts(after=after)
-
-
-def test_a_listing_leaves_the_stacks_out(storage: Storage) -> None:
-    request = asked()
-    storage.ask(request)
-    storage.take_acts("a#1")
-    storage.answer_act(request.id, server_id="a#1", state=ActState.DONE, stacks=STACKS)
-
-    (listed,) = storage.list_acts().acts
-
-    assert listed.stacks == ()
-
-
 def test_old_acts_are_deleted_save_what_a_server_is_about(storage: Storage, raw: Raw) -> None:
     about = asked(kind=ActKind.DRAIN)
     storage.ask(about)
@@ -277,23 +245,3 @@ def test_old_acts_are_deleted_save_what_a_server_is_about(storage: Storage, raw:
 
     assert deleted == [1, 1, 0]
     assert [act.what for act in storage.list_acts().acts] == ["resume queue", "drain"]
-
-
-def test_what_a_server_can_do_is_told_and_one_of_an_older_version_can_do_nothing(
-    storage: Storage, raw: Raw
-) -> None:
-    storage.register_server(replace(server("new#1"), acts=ALL_ACTS))
-    raw.run("UPDATE {servers} SET acts = NULL WHERE id = 'a#1'")
-
-    able = {info.id: [kind for kind in ActKind if info.can(kind)] for info in storage.list_servers()}
-
-    assert able == {"new#1": list(ActKind), "a#1": []}
-
-
-def test_text_that_no_database_takes_is_made_fit(storage: Storage) -> None:
-    storage.audit(Asker(who="a\0\ud800" * 500, where="web \ud800"), "x\0", "y" * 100_000)
-
-    (act,) = storage.list_acts().acts
-
-    assert act.by.who.startswith("a\N{REPLACEMENT CHARACTER}?")
-    assert len(act.subject) < 10_000

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Job
-from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp import QmlApp
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import ErrorInfo, Failure, Outcome
 from qml_mp.core.state import StateName
-from qml_mp.errors import InvalidTransition
-from qml_mp.storage import listing
+from qml_mp.errors import ConfigurationError, InvalidTransition
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
 
 FAILED = JobFilter(states=[StateName.FAILED])
 CAN_BE_DELETED = set(StateName) - {StateName.PROCESSING, StateName.DELETED}
@@ -110,29 +111,6 @@ def test_of_jobs_with_one_unique_key_one_is_retried_and_none_when_another_has_it
     assert present(storage, taken).state_name is StateName.FAILED
 
 
-def test_a_key_that_somebody_takes_in_the_same_moment_keeps_nobody_elses_job(
-    storage: Storage, opened: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the look for keys that are taken and the write, which PostgreSQL does not do in one moment."""
-    keyed, free = failed(storage, unique_key="a"), failed(storage)
-    other, write, tries = opened(), storage._db.write, []
-
-    def write_late(what: str, query: str, values: Any) -> Any:
-        tries.append(what)
-        if len(tries) == 1:
-            other.enqueue(Job.new("work", unique_key="a"))
-            # What the statement would do that has begun before.
-            query = query.replace("WHERE other.unique_key", "WHERE false AND other.unique_key")
-            query = query.replace("UPDATE OR IGNORE", "UPDATE")
-        return write(what, query, values)
-
-    monkeypatch.setattr(storage._db, "write", write_late)
-    retried = storage.retry_many([keyed, free], until=storage.now())
-
-    assert retried == [free]
-    assert len(tries) == 2
-
-
 def test_a_filter_says_which_jobs_are_meant(storage: Storage) -> None:
     old = failed(storage)
     ids = {
@@ -183,46 +161,12 @@ def test_a_job_that_was_made_before_and_comes_later_is_not_meant(storage: Storag
     assert found == tuple(sorted(job.id for job in made))
 
 
-def test_a_job_that_was_there_and_became_due_or_was_retried_since_is_meant(
-    storage: Storage, raw: Raw
-) -> None:
-    scheduled = storage.enqueue(Job.new("work", at=in_an_hour()))
-    unknown = storage.enqueue(Job.new("nobody-knows"))
-    waiting_since = storage.now()
-    until = storage.now()
-    raw.age("jobs", "run_at", 2 * HOUR)
-    assert storage.promote_due(limit=10).count == 1
-    [failed_since] = storage.fail_unknown(
-        "nobody-knows", queues=(), waiting_since=waiting_since, retention=KEEP
-    )
-    storage.retry(failed_since)
-
-    assert (failed_since, storage.count_jobs(JobFilter(), until=until)) == (unknown, {StateName.ENQUEUED: 2})
-    assert storage.job_ids(JobFilter(), until=until).ids == tuple(sorted([scheduled, unknown]))
-
-
-def test_a_job_that_was_there_is_meant_also_when_its_producers_clock_is_ahead(
-    storage: Storage, raw: Raw
-) -> None:
-    ids = [job_in(storage, state).job.id for state in StateName]
-    raw.age("jobs", "created_at", -HOUR)
-    until = storage.now()
-
-    assert storage.job_ids(JobFilter(), until=until).ids == tuple(sorted(ids))
-    assert sum(storage.count_jobs(JobFilter(), until=until).values()) == len(ids)
-    assert storage.job_ids(JobFilter(), until=until - timedelta(minutes=1)).ids == ()
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 @pytest.mark.parametrize(
     "where",
-    [JobFilter(), FAILED, JobFilter(states=[StateName.ENQUEUED]), JobFilter(queue="a", method="m1"),
-     JobFilter(error="value"), JobFilter(method="none")],
-    ids=["all", "failed", "enqueued", "queue and method", "error", "none"],
+    [JobFilter(), JobFilter(queue="a", method="m1"), JobFilter(error="value")],
+    ids=["all", "queue and method", "error"],
 )  # fmt: skip
-def test_all_that_are_meant_are_found_once_however_few_are_looked_at_at_a_time(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, where: JobFilter, at_once: int
-) -> None:
+def test_all_that_are_meant_are_found_once(storage: Storage, where: JobFilter) -> None:
     for state in StateName:
         for _ in range(2):
             job_in(storage, state)
@@ -236,7 +180,6 @@ def test_all_that_are_meant_are_found_once_however_few_are_looked_at_at_a_time(
     storage.enqueue(Job.new("m1", queue="a"))
     meant = [job for job in storage.list_jobs(where, limit=100).jobs if job.created_at <= until]
 
-    monkeypatch.setattr(listing, "_MOST_AT_ONCE", at_once)
     counts = storage.count_jobs(where, until=until)
     found = [storage.job_ids(where, until=until)]
     while found[-1].rest:
@@ -244,25 +187,6 @@ def test_all_that_are_meant_are_found_once_however_few_are_looked_at_at_a_time(
 
     assert sorted(job_id for each in found for job_id in each.ids) == sorted(job.id for job in meant)
     assert counts == Counter(job.state_name for job in meant)
-    assert (len(found) == 1) if at_once == 100 else (at_once > 1 or len(found) > 1)
-    assert all(len(each.ids) <= at_once * len(StateName) for each in found)
-
-
-def test_a_job_that_becomes_runnable_while_others_are_found_is_found(
-    storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting = storage.enqueue_many(Job.new("work") for _ in range(3))
-    later = storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(4))
-    where, until = JobFilter(states=[StateName.ENQUEUED, StateName.SCHEDULED]), storage.now()
-    monkeypatch.setattr(listing, "_MOST_AT_ONCE", 2)
-
-    found = [storage.job_ids(where, until=until)]
-    raw.run("UPDATE {jobs} SET run_at = ? WHERE id = ?", raw.instant(until - HOUR), later[-1])
-    assert storage.promote_due(limit=9).count == 1
-    while found[-1].rest:
-        found.append(storage.job_ids(where, until=until, rest=found[-1].rest))
-
-    assert {job_id for each in found for job_id in each.ids} == {*waiting, *later}
 
 
 def test_jobs_of_a_method_that_nobody_knows_are_failed_after_a_time(storage: Storage, raw: Raw) -> None:
@@ -288,15 +212,6 @@ def test_jobs_of_a_method_that_nobody_knows_are_failed_after_a_time(storage: Sto
     assert storage.job_counts()[StateName.ENQUEUED] == 2
 
 
-def test_a_method_of_any_length_can_be_unknown(storage: Storage, raw: Raw) -> None:
-    job_id = raw.add_job(method="x" * 3000)
-    raw.add_job(method="x" * 2999 + "y")
-
-    hit = storage.fail_unknown("x" * 3000, queues=[], waiting_since=storage.now(), retention=KEEP)
-
-    assert hit == [job_id]
-
-
 def test_what_nobody_knows_is_counted_and_chosen_by_its_method_as_any_failure(storage: Storage) -> None:
     ids = [storage.enqueue(Job.new(method)) for method in ("gone", "misspelt")]
     for method in ("gone", "misspelt"):
@@ -308,3 +223,94 @@ def test_what_nobody_knows_is_counted_and_chosen_by_its_method_as_any_failure(st
     for kind in kinds:
         assert kind.key is not None
         assert [job.id for job in storage.list_jobs(JobFilter(kind=kind.key)).jobs] == [kind.newest.id]
+
+
+# Many jobs changed while workers end and begin some of them.
+
+ENDS: list[tuple[Outcome, StateName]] = [
+    (DONE, StateName.SUCCEEDED), (Failure(error=NO), StateName.FAILED),
+]  # fmt: skip
+
+
+@pytest.fixture
+def app(storage: Storage) -> Iterator[QmlApp]:
+    """A program beside the workers, whose storage is `storage`."""
+    with closing(QmlApp(storage.url)) as app:
+        yield app
+
+
+def after(
+    monkeypatch: pytest.MonkeyPatch, storage: Storage, operation: str, then: Callable[[], object]
+) -> None:
+    """Something that others do right after the storage has done this for the first time."""
+    really, seen = getattr(storage, operation), list[object]()
+
+    def done(*arguments: Any, **options: Any) -> Any:
+        found = really(*arguments, **options)
+        seen.append(found)
+        if len(seen) == 1:
+            then()
+        return found
+
+    monkeypatch.setattr(storage, operation, done)
+
+
+def end_all(storage: Storage, claims: list[Claim], outcome: Outcome) -> None:
+    for claim in claims:
+        assert storage.finish(claim, outcome, retention=KEEP).accepted
+
+
+def begin(storage: Storage, *job_ids: str) -> list[Claim]:
+    claims = [storage.fetch_and_lock_job(fetch(present(storage, job_id).queue)) for job_id in job_ids]
+    assert [claim and claim.job.id for claim in claims] == list(job_ids)
+    return [claim for claim in claims if claim is not None]
+
+
+def asked_to_end(storage: Storage) -> set[str]:
+    return {request.key.job_id for request in storage.cancel_requests("server#1")}
+
+
+@pytest.mark.parametrize(("outcome", "state"), ENDS)
+def test_a_program_cancels_no_job_that_ends_before_its_turn(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, state: StateName
+) -> None:
+    storage = app.storage
+    ended, running = [claim_new(storage) for _ in range(2)], claim_new(storage)
+    after(monkeypatch, storage, "job_ids", lambda: end_all(storage, ended, outcome))
+
+    assert app.jobs(state="processing").cancel() == 1
+
+    assert [present(storage, claim).state_name for claim in ended] == [state] * 2
+    assert asked_to_end(storage) == {running.job.id}
+    for refused in (app.jobs(state="processing").delete, app.jobs(state="processing").retry):
+        with pytest.raises(ConfigurationError, match="no processing jobs"):
+            refused()
+
+
+def test_of_jobs_that_begin_meanwhile_those_are_meant_that_were_seen_in_a_state_that_is_asked_for(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = app.storage
+    meant, failed = storage.enqueue(Job.new("work", queue="q")), claim_new(storage)
+    end_all(storage, [failed], Failure(error=NO))
+
+    def begin_both() -> None:
+        storage.retry(failed.job.id)
+        begin(storage, meant, failed.job.id)
+
+    after(monkeypatch, storage, "job_ids", begin_both)
+
+    assert app.jobs(state=["enqueued", "processing"]).cancel() == 1
+
+    assert asked_to_end(storage) == {meant}
+
+
+def test_where_all_that_have_not_ended_are_meant_it_does_not_matter_when_they_begin(app: QmlApp) -> None:
+    storage = app.storage
+    waiting = storage.enqueue(Job.new("work", queue="q"))
+    chosen = app.jobs()
+
+    begin(storage, waiting)
+
+    assert chosen.cancel() == 1
+    assert asked_to_end(storage) == {waiting}

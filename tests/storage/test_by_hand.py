@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, Crash, Failure, Outcome
+from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome
 from qml_mp.core.state import Deleted, Enqueued, StateName
 from qml_mp.errors import InvalidTransition, JobNotFound
 from qml_mp.storage.store import Storage
@@ -135,9 +135,7 @@ def test_cancelling_a_running_job_asks_its_supervisor(storage: Storage) -> None:
     assert storage.cancel_requests("server#3") == []
 
 
-@pytest.mark.parametrize(
-    "name", ["retry", "release", "crash, run again at once", "crash, run again later", "crash, budget spent"]
-)
+@pytest.mark.parametrize("name", ["retry", "release", "crash, run again at once"])
 def test_a_cancel_that_was_asked_for_wins_over_running_again(storage: Storage, name: str) -> None:
     outcome: Outcome = OUTCOMES[name]
     claim = claim_new(storage)  # as the worker holds it: it does not know of the request
@@ -154,6 +152,18 @@ def test_a_cancel_that_was_asked_for_wins_over_running_again(storage: Storage, n
     assert [attempt.kind for attempt in storage.attempts(job.id)] == [AttemptKind.CANCELLED]
     assert again == finished
     assert storage.cancel_requests("server#1") == []
+
+
+def test_a_result_that_comes_after_the_cancel_is_not_written(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.request_cancel(claim.job.id, reason="too slow", retention=KEEP)
+    storage.finish(claim, Cancelled(reason="too slow"), retention=KEEP)
+
+    late = storage.finish(claim, DONE, retention=KEEP)
+
+    job = present(storage, claim)
+    assert not late.accepted
+    assert (job.state_name, job.result) == (StateName.DELETED, None)
 
 
 @pytest.mark.parametrize(("outcome", "state"), [(DONE, "succeeded"), (Failure(error=NO), "failed")])

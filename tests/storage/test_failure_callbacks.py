@@ -7,16 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from qml_mp.core.job import Claim, Job
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
 from qml_mp.core.state import StateName
 from qml_mp.storage.failures import FailureCallback
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present, register
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, present, register
 
 LEASE = timedelta(minutes=2)
-LONGEST_PAUSE = timedelta(seconds=320)
 DIED = ErrorInfo(type="WorkerCrashed", message="It was killed by SIGKILL.")
 
 
@@ -135,20 +134,6 @@ def test_that_of_a_worker_that_is_gone_is_anothers_at_once_and_its_end_is_fenced
     assert storage.end_failure_callback(second)
 
 
-def test_that_of_a_lease_that_has_passed_is_anothers(storage: Storage, workers: tuple[str, str]) -> None:
-    failed_job(storage)
-    storage.take_failure_callback("worker-1", ["work"], lease=timedelta())
-
-    assert taken(storage, "worker-2").tries == 2
-
-
-def test_a_worker_that_is_not_registered_takes_none(storage: Storage, workers: tuple[str, str]) -> None:
-    failed_job(storage)
-
-    assert take(storage, "a stranger") is None
-    assert storage.has_failure_callbacks(["work"])
-
-
 def test_one_that_did_not_work_comes_again_later(storage: Storage, workers: tuple[str, str]) -> None:
     failed_job(storage)
     assert storage.postpone_failure_callback(taken(storage), delay=HOUR)
@@ -158,70 +143,6 @@ def test_one_that_did_not_work_comes_again_later(storage: Storage, workers: tupl
 
     assert later is None
     assert taken(storage).tries == 2
-
-
-@pytest.mark.fault(88)
-def test_one_that_was_noted_before_the_clock_was_set_back_is_due(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    failed_job(storage)
-    raw.age("failure_callbacks", "due_at", -HOUR)
-
-    assert storage.has_failure_callbacks(["work"])
-    assert take(storage) is not None
-    assert take(storage) is None
-
-
-@pytest.mark.fault(88)
-def test_one_that_did_not_work_before_the_clock_was_set_back_is_brought_forward(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    for _ in range(3):
-        failed_job(storage)
-    early, in_hand, late = (taken(storage) for _ in range(3))
-    storage.postpone_failure_callback(early, delay=LONGEST_PAUSE)
-    raw.age("failure_callbacks", "due_at", -HOUR)
-    storage.postpone_failure_callback(late, delay=LONGEST_PAUSE)
-
-    changed = [storage.hasten_jobs_from_the_future() for _ in range(2)]
-
-    assert changed == [1, 0]
-    assert taken(storage).job.id == early.job.id
-    assert take(storage) is None
-    assert storage.end_failure_callback(in_hand)
-
-
-def test_that_of_a_job_that_was_deleted_is_forgotten(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    for _ in range(2):
-        failed_job(storage)
-    raw.run("DELETE FROM {jobs}")
-
-    callback = take(storage)
-
-    assert callback is None
-    assert storage.forget_failure_callbacks(limit=10).deleted == 0
-    failed_job(storage)
-    raw.run("DELETE FROM {jobs}")
-    assert storage.forget_failure_callbacks(limit=10).deleted == 1
-    assert storage.forget_failure_callbacks(limit=10).deleted == 0
-
-
-def test_those_of_jobs_that_are_gone_are_looked_for_among_a_few_at_a_time(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    ids = sorted(failed_job(storage).job.id for _ in range(5))
-    for job_id in (ids[1], ids[3], ids[4]):
-        raw.run("DELETE FROM {jobs} WHERE id = ?", job_id)
-
-    first = storage.forget_failure_callbacks(limit=2)
-    second = storage.forget_failure_callbacks(limit=2, after=first.rest)
-    third = storage.forget_failure_callbacks(limit=2, after=second.rest)
-
-    assert [look.deleted for look in (first, second, third)] == [1, 1, 1]
-    assert [look.rest for look in (first, second, third)] == [ids[1], ids[3], None]
-    assert sorted(raw.run("SELECT job_id FROM {failure_callbacks}")) == [(ids[0],), (ids[2],)]
 
 
 @pytest.mark.parametrize("is_tried", [True, False], ids=["after a try", "before any"])
@@ -279,20 +200,6 @@ def test_a_job_that_has_expired_goes_when_nobody_wanted_to_be_told_for_a_day(
     assert storage.forget_failure_callbacks(limit=10).deleted == 1
 
 
-def test_jobs_that_are_to_be_told_keep_no_other_from_being_deleted(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    for _ in range(3):
-        failed_job(storage)
-    raw.age("jobs", "expires_at", timedelta(days=30))
-    storage.declare_hooks(["work"], calls=False, traces=False)
-    failed_job(storage)
-    raw.age("jobs", "expires_at", timedelta(days=30))
-
-    assert storage.delete_expired_jobs(limit=1) == 1
-    assert storage.delete_expired_jobs(limit=1) == 0
-
-
 def test_a_job_that_was_retried_since_is_told_with_the_error_of_then(
     storage: Storage, workers: tuple[str, str]
 ) -> None:
@@ -303,35 +210,6 @@ def test_a_job_that_was_retried_since_is_told_with_the_error_of_then(
 
     assert callback.job.state_name is StateName.ENQUEUED
     assert (callback.error, callback.claim_seq) == (NO, 1)
-
-
-def test_a_job_that_cannot_be_claimed_is_called_too(
-    storage: Storage, workers: tuple[str, str], raw: Raw
-) -> None:
-    job_id = storage.enqueue(Job.new("work", queue="odd"))
-    raw.run("UPDATE {jobs} SET claim_seq = ? WHERE id = ?", 2**63 - 1 if raw.is_sqlite else 2**31 - 1, job_id)
-
-    assert storage.fetch_and_lock_job(fetch("odd")) is None
-
-    assert present(storage, job_id).state_name is StateName.FAILED
-    assert taken(storage).job.id == job_id
-
-
-def test_a_job_of_a_method_that_nobody_knows_is_called_too(
-    storage: Storage, workers: tuple[str, str]
-) -> None:
-    """By a worker whose code has learned it since."""
-    ids = [storage.enqueue(Job.new("work")) for _ in range(2)]
-    unwanted = storage.enqueue(Job.new("other"))
-
-    for method in ("work", "other"):
-        storage.fail_unknown(method, queues=[], waiting_since=storage.now(), retention=KEEP)
-
-    called = [taken(storage) for _ in ids]
-    assert sorted(each.job.id for each in called) == sorted(ids)
-    assert {each.error.type for each in called} == {"UnknownMethod"}
-    assert present(storage, unwanted).state_name is StateName.FAILED
-    assert not storage.has_failure_callbacks(["work", "other"])
 
 
 def test_of_several_workers_each_takes_another(
@@ -345,18 +223,3 @@ def test_of_several_workers_each_takes_another(
     ]
 
     assert sorted(taken_ids) == sorted(claims)
-
-
-def test_a_worker_takes_one_also_by_the_plan_for_a_table_that_was_nearly_empty(
-    storage: Storage, workers: tuple[str, str], raw: Raw, opened: Callable[[], Storage]
-) -> None:
-    callback = (failed_job(storage), taken(storage))[1]
-    raw.run("ANALYZE {failure_callbacks}" if raw.is_sqlite else "VACUUM (ANALYZE) {failure_callbacks}")
-    storage.end_failure_callback(callback)
-    failed = {failed_job(storage).job.id for _ in range(5)}
-    one, other = opened(), opened()  # which plan anew
-
-    called = [taken(one, workers[0]), taken(other, workers[1]), *(taken(one) for _ in range(3))]
-
-    assert {callback.job.id for callback in called} == failed
-    assert {callback.tries for callback in called} == {1}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from qml_mp import JobHandle, QmlApp, ResultNotStored
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import (
     AttemptKind,
@@ -20,13 +22,16 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
+from qml_mp.core.payload import JsonValue
 from qml_mp.core.server_info import ProcessIdentity, WorkerInfo
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, StateName, Succeeded
+from qml_mp.errors import ConfigurationError, InvalidJob, OutcomeRefused
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, finish_and_fetch, present
 from tests.storage.test_registry import server
+from tests.unit.processor_case import run
 
 DIED = ProcessFacts(signal=11, exit_code=None, peak_rss_bytes=123456789, cpu_s=1.25)
 OUTCOMES: dict[str, Outcome] = {
@@ -217,7 +222,7 @@ with_or_without_next = pytest.mark.parametrize(
 )
 
 
-@every_outcome
+@pytest.mark.parametrize("outcome", [DONE, OUTCOMES["retry"]], ids=["success", "retry"])
 @with_or_without_next
 def test_a_claim_whose_number_another_worker_has_since_a_restore_changes_nothing(
     storage: Storage, raw: Raw, outcome: Outcome, which: Fetch | None
@@ -232,37 +237,6 @@ def test_a_claim_whose_number_another_worker_has_since_a_restore_changes_nothing
     assert present(storage, newer) == before
     assert storage.attempts(newer.job.id) == ()
     assert storage.finish(newer, DONE, retention=KEEP).accepted
-
-
-@pytest.mark.parametrize(
-    "name", [name for name, outcome in OUTCOMES.items() if not isinstance(outcome, Release)]
-)
-@with_or_without_next
-def test_what_came_of_that_workers_claim_is_not_taken_for_an_outcome_of_the_lost_one(
-    storage: Storage, raw: Raw, name: str, which: Fetch | None
-) -> None:
-    """As `finish` does for a reply that was lost."""
-    lost = claim_new(storage)
-    newer = claim_again_after_restore(storage, raw, lost)
-    outcome = OUTCOMES[name]
-    its_own = replace(outcome, duration=HOUR) if isinstance(outcome, Success) else outcome
-    assert storage.finish(newer, its_own, retention=KEEP).accepted
-
-    finished, _ = finish_and_fetch(storage, lost, outcome, which)
-
-    assert finished == Finished(accepted=False, state=None)
-    assert storage.finish(newer, its_own, retention=KEEP).was_written
-
-
-def test_of_several_successes_only_that_of_the_lost_claim_changes_nothing(storage: Storage, raw: Raw) -> None:
-    claims = [claim_new(storage) for _ in range(7)]
-    newer = claim_again_after_restore(storage, raw, claims[3])
-
-    ends = [(claim, DONE) for claim in claims]
-    finished = storage.exchange(ends, fetch=None, limit=0, retention=KEEP).finished
-
-    assert [done.accepted for done in finished] == [claim is not claims[3] for claim in claims]
-    assert [claim.worker_id for claim in storage.claims()] == [newer.worker_id]
 
 
 def test_a_claim_that_was_taken_back_cannot_succeed(storage: Storage) -> None:
@@ -332,3 +306,212 @@ def test_any_json_result_is_read_back(storage: Storage, result: object) -> None:
     storage.finish(claim, type(DONE)(result=result, duration=HOUR), retention=KEEP)  # type: ignore[arg-type]
 
     assert present(storage, claim).result == result
+
+
+# `finish` tells the row as it left it, exactly as reading it back would.
+
+
+@every_outcome
+def test_finish_tells_the_row_after_the_write(storage: Storage, outcome: Outcome) -> None:
+    claim = claim_new(storage, unique_key="a", metadata={"by": "test"}, max_retries=3)
+
+    finished, _ = finish_and_fetch(storage, claim, outcome, fetch("another"))
+
+    assert finished.job == present(storage, claim)
+    assert finished.job is not None
+    assert finished.job.state_name is finished.state
+
+
+@every_outcome
+def test_a_repeat_after_a_lost_reply_tells_the_row_as_it_stands(storage: Storage, outcome: Outcome) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, outcome, retention=KEEP)
+
+    finished = storage.finish(claim, outcome, retention=KEEP)
+
+    assert finished.accepted
+    assert finished.job == present(storage, claim)
+
+
+def test_a_lost_claim_tells_no_row(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, DONE, retention=KEEP)
+
+    finished = storage.finish(claim, Failure(error=NO), retention=KEEP)
+
+    assert finished == Finished(accepted=False, state=None)
+    assert finished.job is None
+
+
+# A result that could not be stored is told from every result that was.
+
+WHY = "InvalidJob: The result is 2,000,000 bytes of JSON; the limit is 1,048,576."
+DROPPED = Success(result=None, duration=timedelta(seconds=1), not_stored=WHY)
+
+
+def test_a_result_that_could_not_be_stored_is_raised_and_not_returned(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, DROPPED, retention=KEEP)
+    handle = JobHandle(claim.job.id, storage=storage)
+
+    asks: list[Callable[[], JsonValue]] = [lambda: handle.wait(0), lambda: handle.result]
+    for ask in asks:
+        with pytest.raises(ResultNotStored) as told:
+            ask()
+        assert (told.value.job_id, told.value.reason) == (claim.job.id, WHY)
+        assert str(told.value) == (
+            f"The job {claim.job.id} (work) succeeded, but its result was not stored: {WHY}"
+        )
+    assert handle.state is StateName.SUCCEEDED
+
+
+def test_the_json_of_the_job_says_why_there_is_no_result(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, DROPPED, retention=KEEP)
+
+    printed = present(storage, claim).to_json()
+
+    assert (printed["state"], printed["result"], printed["result_not_stored"]) == ("succeeded", None, WHY)
+
+
+@pytest.mark.parametrize(
+    "result", [None, {"qml_mp_dropped_result": "mine"}, {"result_not_stored": "mine"}, {"reason": WHY}, WHY]
+)
+def test_no_result_of_a_users_looks_like_one_that_was_dropped(storage: Storage, result: JsonValue) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Success(result=result, duration=timedelta(seconds=1)), retention=KEEP)
+
+    assert JobHandle(claim.job.id, storage=storage).wait(0) == result
+    assert "result_not_stored" not in present(storage, claim).to_json()
+
+
+def test_a_result_that_cannot_be_read_back_is_not_returned_as_none(storage: Storage, raw: Raw) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Success(result=3, duration=timedelta(seconds=1)), retention=KEEP)
+    raw.run("UPDATE {jobs} SET result = ? WHERE id = ?", json.dumps({"a": 1})[:-1], claim.job.id)
+
+    with pytest.raises(ResultNotStored, match="not readable JSON"):
+        JobHandle(claim.job.id, storage=storage).wait(0)
+
+
+# No retry, so many, and "the policy decides" are three things in one column.
+
+
+@pytest.mark.parametrize("max_retries", [None, 0, 1, 2**31 - 1])
+def test_max_retries_is_read_back_as_it_was_written(storage: Storage, max_retries: int | None) -> None:
+    claim = claim_new(storage, max_retries=max_retries)
+
+    assert claim.job.max_retries == max_retries
+    assert present(storage, claim).max_retries == max_retries
+
+
+@pytest.mark.parametrize("made_by", ["a firing", "hand", "name alone"])
+def test_a_job_whose_row_says_nothing_is_retried_as_often_as_its_function_says(
+    storage: Storage, made_by: str
+) -> None:
+    app = QmlApp()
+
+    @app.recurring("0 3 1 * *")
+    @app.job(max_retries=0)
+    def charge_customers() -> None:
+        raise OSError("half way")
+
+    storage.upsert_recurring_job(app.program.recurring[0])
+    match made_by:
+        case "a firing":
+            storage.set_recurring_enabled(
+                "charge_customers", True, next_run_at=datetime(2025, 1, 1, tzinfo=UTC)
+            )
+            storage.fire_due_recurring()
+        case "hand":
+            storage.run_recurring_now("charge_customers")
+        case "name alone":
+            storage.enqueue(Job.new("charge_customers"))
+    claim = storage.fetch_and_lock_job(fetch("default"))
+    assert claim is not None
+    storage.finish(claim, run(app.registry.get("charge_customers"), claim), retention=KEEP)
+
+    job = present(storage, claim)
+    assert (job.state_name, job.failures) == (StateName.FAILED, 1)
+
+
+# Rows and outcomes that it refuses are told apart, and hinder nobody else.
+
+FETCHES = [fetch(), fetch("default", "other")]
+
+
+def full(raw: Raw) -> int:
+    """The number of claims beyond which a row cannot count."""
+    return 2**63 - 1 if raw.is_sqlite else 2**31 - 1
+
+
+def claimed(storage: Storage, which: Fetch) -> Claim:
+    claim = storage.fetch_and_lock_job(which)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("which", FETCHES, ids=["all queues", "several queues"])
+def test_rows_that_cannot_be_claimed_are_failed_and_passed(storage: Storage, raw: Raw, which: Fetch) -> None:
+    bad_ids = [raw.add_job(claim_seq=full(raw), priority=9) for _ in range(3)]
+    good_id = storage.enqueue(Job.new("work"))
+    behind_id = raw.add_job(claim_seq=full(raw), priority=-9)
+
+    claim = claimed(storage, which)
+
+    assert claim.job.id == good_id
+    assert present(storage, behind_id).state_name is StateName.ENQUEUED
+    for job_id in bad_ids:
+        job = present(storage, job_id)
+        assert job.state_name is StateName.FAILED
+        assert job.last_error is not None
+        assert job.last_error.type == "UnclaimableRow"
+        assert "cannot be claimed" in job.last_error.message
+        assert job.expires_at is not None
+    [kind] = storage.failure_kinds()
+    assert (kind.count, kind.key is None) == (3, False)
+    assert finish_and_fetch(storage, claim, DONE, which)[0].accepted
+    assert present(storage, behind_id).state_name is StateName.FAILED
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("then", [None, fetch()], ids=["alone", "with the next claim"])
+def test_an_outcome_that_cannot_be_stored_is_told_from_all_else(storage: Storage, then: Fetch | None) -> None:
+    storage.enqueue_many([Job.new("work"), Job.new("work")])
+    claim = claimed(storage, fetch())
+    too_large = Success(result="x" * 2**21, duration=timedelta(seconds=1))
+
+    with pytest.raises(OutcomeRefused):
+        finish_and_fetch(storage, claim, too_large, then)
+
+    assert [held.job.id for held in storage.claims()] == [claim.job.id]
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED
+
+
+def test_a_duration_that_no_column_holds_is_named_and_nothing_is_written(storage: Storage) -> None:
+    with pytest.raises(InvalidJob, match="timeout is 86400000000000s"):
+        storage.enqueue_many([Job.new("work"), Job.new("work", timeout=timedelta.max)])
+    with pytest.raises(ConfigurationError, match="ttl is"):
+        storage.acquire_lock("resource", "owner", timedelta.max)
+
+    assert set(storage.job_counts().values()) == {0}
+    assert storage.acquire_lock("resource", "another owner", timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Success(result=1, duration=timedelta.max), Retry(error=NO, delay=timedelta.max)],
+    ids=["duration", "delay"],
+)
+def test_an_outcome_with_a_duration_that_no_column_holds_is_refused(
+    storage: Storage, outcome: Outcome
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    claim = claimed(storage, fetch())
+
+    with pytest.raises(OutcomeRefused):
+        storage.finish(claim, outcome, retention=KEEP)
+
+    assert (present(storage, job_id).state_name, storage.attempts(job_id)) == (StateName.PROCESSING, ())
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).accepted

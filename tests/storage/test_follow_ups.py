@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -15,16 +14,29 @@ from typing import Any
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import Extras, Failure, Success, not_storable
+from qml_mp.core.outcome import Extras, Failure, Success
 from qml_mp.core.state import StateName
-from qml_mp.errors import OutcomeRefused, StorageUnavailable
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.outcomes import Outcomes
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests import failpoints
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
-from tests.storage.test_exchange import before_query, claim_some, interrupt, reset_failpoints, states  # noqa: F401
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    before_query,
+    claim_some,
+    fetch,
+    in_children,
+    interrupt,
+    open_patiently,
+    present,
+    states,
+)
+from tests.until import wait_until
 
 
 def followed_by(*jobs: Job) -> Success:
@@ -90,7 +102,7 @@ def test_a_unique_key_that_another_job_has_keeps_that_one(storage: Storage) -> N
 @pytest.mark.fault(36)
 def test_repeated_after_a_lost_reply_they_are_enqueued_once(
     storage: Storage,
-    reset_failpoints: None,  # noqa: F811
+    reset_failpoints: None,
 ) -> None:
     held = claim_some(storage, 2)
     chained = [next_job(), next_job(unique_key="k")]
@@ -145,35 +157,12 @@ def test_a_job_that_follows_itself_and_one_that_replaces_it_do_not_wait_for_each
         storage.enqueue_in(producer, [wanted()])  # has the key until its commit
         outcomes = [(claim, followed_by(wanted()))]
         done = thread.submit(worker.exchange, outcomes, fetch=None, limit=0, retention=KEEP)
-        while not raw.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
-            pass
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE ? = ANY(pg_blocking_pids(pid))"
+        wait_until(lambda: raw.run(waiting, producer.info.backend_pid), what="a worker that waits")
         storage.enqueue_in(producer, [wanted()])
         producer.commit()
 
         assert [each.accepted for each in done.result().finished] == [True]
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_a_job_that_is_followed_by_another_keeps_nobody_waiting_at_its_own_key(
-    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any]
-) -> None:
-    storage.enqueue(Job.new("work", unique_key="x"))
-    [claim] = storage.exchange((), fetch=fetch(), limit=1, retention=KEEP).claims
-    again = next_job(unique_key="x")
-    producer = connect()
-    with ThreadPoolExecutor(1) as thread, closing(open_patiently(url)) as worker:
-        first = next_job(unique_key="k")
-        storage.enqueue_in(producer, [first])  # has the key until its commit
-        outcomes = [(claim, followed_by(next_job(unique_key="k"), again))]
-        done = thread.submit(worker.exchange, outcomes, fetch=None, limit=0, retention=KEEP)
-        while not raw.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
-            pass
-        stands = storage.enqueue_in(producer, [next_job(unique_key="x")])
-        producer.commit()
-
-        assert [each.accepted for each in done.result().finished] == [True]
-    assert stands == [claim.job.id]
-    assert {job.id for job in following(storage)} == {first.id, again.id}
 
 
 @pytest.mark.parametrize("place", ["before they are enqueued", "committed"])
@@ -202,24 +191,3 @@ def test_a_process_that_is_killed_leaves_the_success_with_them_or_neither(
     storage.exchange(outcomes, fetch=None, limit=0, retention=KEEP)
     assert present(storage, claim).state_name is StateName.SUCCEEDED
     assert [job.id for job in following(storage)] == [chained.id]
-
-
-@pytest.mark.fault(81)
-def test_one_that_storage_refuses_is_said_of_its_job_and_hinders_no_other(storage: Storage, raw: Raw) -> None:
-    held = claim_some(storage, 2)
-    refused = next_job()
-    if raw.is_sqlite:
-        refused = replace(refused, method="")
-    else:
-        raw.run("ALTER TABLE {jobs} ADD CONSTRAINT not_the_method CHECK (method <> 'next')")
-    outcomes: Outcomes = [(held[0], DONE), (held[1], followed_by(Job.new("work"), refused))]
-
-    with pytest.raises(OutcomeRefused, match="method") as caught:
-        storage.exchange(outcomes, fetch=fetch(), limit=2, retention=KEEP)
-    assert (caught.value.job_id, states(storage, held)) == (held[1].job.id, [StateName.PROCESSING] * 2)
-    instead: Outcomes = [(held[0], DONE), (held[1], not_storable(caught.value))]
-    exchanged = storage.exchange(instead, fetch=None, limit=0, retention=KEEP)
-
-    assert [done.accepted for done in exchanged.finished] == [True, True]
-    assert states(storage, held) == [StateName.SUCCEEDED, StateName.FAILED]
-    assert storage.job_counts()[StateName.ENQUEUED] == 0

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.core.job import new_job_id
 from qml_mp.core.outcome import Cancelled, Crash, ErrorInfo, Failure, Retry, Success
-from qml_mp.storage.history import DAY, HOUR, MINUTE, STEPS, TEN_MINUTES, Period, floor_to, step_of
+from qml_mp.storage.history import DAY, HOUR, MINUTE, TEN_MINUTES, Period
 from qml_mp.storage.store import Storage
-from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, claim_new, fetch
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -120,13 +116,6 @@ def test_methods_and_queues_are_listed_with_their_sums(storage: Storage) -> None
     assert storage.history_by_method(since=NOON, until=until, queue="slow").keys() == {"mail"}
 
 
-@pytest.mark.parametrize("name", ['"; DROP TABLE jobs; --', "a\x01\x7f\u2028", "日本" * 80, "o'\\\"\n"])
-def test_any_name_of_a_method_comes_back_as_it_was(storage: Storage, name: str) -> None:
-    storage.note_history([period({series(method=name): times(1)}, step=TEN_MINUTES)])
-
-    assert storage.history_by_method(since=NOON, until=NOON + HOUR).keys() == {name}
-
-
 def test_old_periods_are_deleted_in_batches_the_oldest_first(storage: Storage) -> None:
     now = storage.now().replace(microsecond=0)
     old = [period({series(): times(1)}, begins_at=now - DAY - number * MINUTE) for number in range(2, 7)]
@@ -136,52 +125,6 @@ def test_old_periods_are_deleted_in_batches_the_oldest_first(storage: Storage) -
 
     assert deleted == [3, 2, 0]
     assert len(storage.history(MINUTE, since=now - 2 * DAY, until=now)) == 1
-
-
-@pytest.mark.parametrize("step", STEPS[1:])
-def test_a_period_is_kept_for_as_long_as_part_of_it_is_young_enough(
-    storage: Storage, step: timedelta
-) -> None:
-    now = storage.now()
-    partly_old = floor_to(step, now - 7 * DAY)
-    older_than = now - partly_old - step / 10
-    old = [period({series(): times(1)}, step=step, begins_at=partly_old - number * step) for number in (1, 2)]
-    storage.note_history([*old, period({series(): times(3)}, step=step, begins_at=partly_old)])
-
-    deleted = [storage.forget_history(older_than=older_than, limit=1) for _ in range(3)]
-
-    assert deleted == [1, 1, 0]
-    assert [point.total.count for point in storage.history(step, since=now - 9 * DAY, until=now)] == [3]
-
-
-def test_sums_over_all_that_is_kept_lack_nothing_of_their_first_day(storage: Storage) -> None:
-    now = storage.now()
-    first_day = floor_to(DAY, now - 7 * DAY)
-    kept_for = now - (first_day + DAY / 2)
-    days = [first_day + number * DAY for number in range(7)]
-    storage.note_history([period({series(): times(1)}, step=DAY, begins_at=day) for day in days])
-
-    storage.forget_history(older_than=kept_for, limit=100)
-
-    by_method = storage.history_by_method(since=now - kept_for, until=now)
-    by_queue = storage.history_by_queue(since=now - kept_for, until=now)
-    assert (by_method["resize"].total.count, by_queue["images"].total.count) == (7, 7)
-
-
-def test_a_row_that_another_program_has_filled_is_passed_over(storage: Storage, raw: Raw) -> None:
-    storage.note_history([period({series(): times(1)})])
-    rubbish = '{"succeeded": [1, "x"], "failed": "no", "new": [1, 2], "retried": [1, 2, 9999, 1]}'
-
-    for text in (rubbish, "[]", "not json"):
-        raw.run("UPDATE {history} SET totals = ?", text)
-        storage.history(MINUTE, since=NOON, until=NOON + HOUR)
-
-
-def test_periods_get_longer_with_the_range(storage: Storage) -> None:
-    steps = [step_of(timedelta(hours=hours)) for hours in (1, 3, 24, 7 * 24)]
-
-    assert steps == [MINUTE, MINUTE, TEN_MINUTES, HOUR]
-    assert floor_to(HOUR, NOON + timedelta(minutes=59, seconds=59)) == NOON
 
 
 def test_what_claims_came_to_is_told_by_their_rows_or_by_their_attempts(storage: Storage) -> None:
@@ -221,26 +164,3 @@ def test_what_a_claim_came_to_is_told_once_its_job_has_gone_on_to_others(storage
 
     assert recorded[first.key].ending is Ending.RETRIED  # it was by hand, and its attempt stays
     assert recorded[second.key].ending is Ending.SUCCEEDED
-
-
-def test_a_week_of_a_hundred_methods_is_read_quickly(storage: Storage, raw: Raw) -> None:
-    """The bound of the page is 50 ms; what is held here is far above it, as this may run beside anything."""
-    numbers = {series(method=f"app.jobs.method_{number}"): times(3) for number in range(100)}
-    week = 7 * DAY
-    for step in STEPS[1:]:
-        storage.note_history([period(numbers, step=step)])
-        raw.run(
-            "INSERT INTO {history} (step_s, begins_at, writer, claims, totals, queues, methods) "
-            "WITH RECURSIVE later (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM later WHERE n + 1 < ?) "
-            "SELECT step_s, begins_at + n * ?, writer, claims, totals, queues, methods FROM {history}, later "
-            "WHERE step_s = ?",
-            week // step, raw.interval(step), step // timedelta(seconds=1),
-        )  # fmt: skip
-    until = NOON + week
-
-    began = time.process_time()
-    assert len(storage.history(HOUR, since=NOON, until=until)) == 7 * 24
-    assert len(storage.history(HOUR, since=NOON, until=until, queue="images")) == 7 * 24
-    assert len(storage.history(HOUR, since=NOON, until=until, method="app.jobs.method_7")) == 7 * 24
-    assert len(storage.history_by_method(since=NOON, until=until)) == 100
-    assert time.process_time() - began < 2

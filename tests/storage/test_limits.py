@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +22,6 @@ from qml_mp.errors import ConfigurationError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from qml_mp.storage.waiting import MANY_JOBS
-from tests.postgres_cluster import remove_schema
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import (
@@ -34,21 +29,18 @@ from tests.storage.helpers import (
     HOUR,
     KEEP,
     NO,
+    before_query,
     fetch,
     in_children,
-    in_schema,
+    interrupt,
     open_patiently,
     present,
     set_limit,
 )
-from tests.storage.test_exchange import before_query, interrupt
-from tests.storage.test_postgres_threads import WAITING
-from tests.storage.test_refusals import full
-from tests.until import wait_until
 
 QUEUE, METHOD = LimitKind.QUEUE, LimitKind.METHOD
-SERVED = [fetch(), fetch("default"), fetch("other", "default")]
-NAMES = ["all queues", "one queue", "several queues"]
+SERVED = [fetch(), fetch("other", "default")]
+NAMES = ["all queues", "several queues"]
 MANY = 60  # jobs, which take half a second at the rate of a hundred a second, and less without one
 
 
@@ -68,8 +60,8 @@ def enqueue(storage: Storage, number: int, *, queue: str = "default", method: st
 
 
 @pytest.mark.parametrize("served", SERVED, ids=NAMES)
-@pytest.mark.parametrize("held", [0, 2])
-def test_a_paused_queue_gives_nothing_until_it_is_resumed(storage: Storage, served: Fetch, held: int) -> None:
+def test_a_paused_queue_gives_nothing_until_it_is_resumed(storage: Storage, served: Fetch) -> None:
+    held = 2
     enqueue(storage, held)
     claims = claim(storage, limit=held)
     storage.set_paused("default", True)
@@ -145,6 +137,17 @@ def test_no_more_run_than_the_limit_says_and_each_end_makes_place(
         assert claim(storage) == ()
 
 
+def test_a_limit_counts_what_runs_on_all_servers(storage: Storage) -> None:
+    enqueue(storage, 3)
+    set_limit(storage, METHOD, "work", max_running=1)
+    here, there = (fetch(worker=f"w-{name}", server=f"{name}#1") for name in "ab")
+
+    first = storage.exchange((), fetch=here, limit=5, retention=KEEP).claims
+    second = storage.exchange((), fetch=there, limit=5, retention=KEEP).claims
+
+    assert (len(first), second) == (1, ())
+
+
 def test_a_job_counts_under_its_queue_and_its_method(storage: Storage) -> None:
     for queue in ("a", "b"):
         enqueue(storage, 5, queue=queue)
@@ -196,9 +199,7 @@ def test_the_best_open_jobs_come_first_and_what_is_closed_keeps_nobody(storage: 
     ("waiting", "claims"),
     [
         ("a10 slow5 c1 c1", ["a10", "slow5", "c1 c1"]),
-        ("a5 b5 a5 slow5 b5 a5", ["a5 b5 a5", "slow5", "b5 a5"]),
         ("a5 a5 slow5 a5 a3 slow9", ["slow9", "a5 a5 a5 a3"]),
-        ("a5 a5 slow5 a5 a3", ["a5 a5", "slow5", "a5 a3"]),
         ("a9 b7 a7 slow5 a1 b1", ["a9", "b7 a7", "slow5", "a1 b1"]),
     ],
 )
@@ -214,19 +215,6 @@ def test_no_job_is_claimed_before_a_limited_one_that_is_better_and_may_begin(
 
     said = [" ".join(f"{each.job.method}{each.job.priority}" for each in some) for some in claimed]
     assert said == claims
-
-
-def test_what_is_claimed_with_outcomes_beside_a_limit_comes_best_first(storage: Storage) -> None:
-    storage.set_paused("closed", True)
-    enqueue(storage, 1)
-    (first,) = claim(storage)
-    ids = [
-        storage.enqueue(Job.new(f"m{n % 3}", priority=priority)) for n, priority in enumerate((3, 9, 1, 7))
-    ]
-
-    claims = finish(storage, (first,))
-
-    assert [each.job.id for each in claims] == [ids[1], ids[3], ids[0], ids[2]]
 
 
 def test_a_rate_gives_a_seventh_more_at_once_and_then_one_at_a_time(storage: Storage, raw: Raw) -> None:
@@ -260,12 +248,7 @@ def test_a_turn_is_used_up_whatever_becomes_of_the_job(storage: Storage) -> None
     assert claim(storage) == ()
 
 
-@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another limit"])
-def test_a_rate_that_is_ended_and_set_again_goes_on_with_its_turn(
-    storage: Storage, raw: Raw, others: bool
-) -> None:
-    if others:
-        storage.set_paused("closed", True)
+def test_a_rate_that_is_ended_and_set_again_goes_on_with_its_turn(storage: Storage, raw: Raw) -> None:
     hourly = {"work": Limit(kind=METHOD, name="work", rate=Rate(1, HOUR))}
     enqueue(storage, 9)
     storage.declare_limits(["work"], hourly)
@@ -280,67 +263,8 @@ def test_a_rate_that_is_ended_and_set_again_goes_on_with_its_turn(
     in_an_hour = claim(storage)
 
     assert (len(at_first), len(without), len(again), len(in_an_hour)) == (1, 4, 0, 1)
-    assert [each.limit.name for each in shown] == ["closed"] * others
-    assert (openings.jobs, openings.limited) == (MANY_JOBS, others)
-
-
-def test_the_turn_of_a_rate_that_was_ended_is_forgotten_once_it_has_come(storage: Storage, raw: Raw) -> None:
-    set_limit(storage, QUEUE, "default", rate=Rate(1, HOUR))
-    enqueue(storage, 1)
-    claim(storage)
-    set_limit(storage, QUEUE, "default", rate=None)
-    kept = raw.run("SELECT name FROM {limits}")
-    raw.age("limits", "next_at", 2 * HOUR)
-    storage.set_paused("other", True)
-    storage.set_paused("other", False)
-
-    assert kept == [("default",)]
-    assert raw.run("SELECT name FROM {limits}") == []
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_who_sets_a_limit_waits_for_no_turn_that_a_claim_has_in_hand(
-    storage: Storage, raw: Raw, connect: Callable[[], Any]
-) -> None:
-    """The claim may wait for the limit that is set."""
-    set_limit(storage, METHOD, "work", rate=Rate(1, HOUR))
-    enqueue(storage, 1)
-    claim(storage)
-    set_limit(storage, METHOD, "work", rate=None)
-    raw.age("limits", "next_at", 2 * HOUR)
-    somebody = connect()
-    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
-
-    storage.set_paused("default", True)
-    somebody.rollback()
-    kept = raw.run("SELECT name FROM {limits} ORDER BY name")
-    storage.set_paused("default", False)
-
-    assert kept == [("default",), ("work",)]
-    assert raw.run("SELECT name FROM {limits}") == []
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_who_waits_to_set_a_limit_holds_no_turn_that_a_claim_may_want(
-    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
-) -> None:
-    """The claim may be what it waits for."""
-    raw.run("INSERT INTO {limits} (kind, name) VALUES ('queue', 'default')")
-    declared = {name: Limit(kind=METHOD, name=name, max_running=3) for name in ("play", "work")}
-    raw.run("INSERT INTO {limits} (kind, name, max_running) VALUES ('method', 'work', 1)")
-    somebody, another, name = connect(), connect(), f"waiter-{uuid.uuid4()}"
-    limits = raw.name("limits")
-    somebody.execute(f"SELECT 1 FROM {limits} WHERE name = 'work' FOR UPDATE")
-
-    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
-        waits = thread.submit(waiter.declare_limits, ["play", "work"], declared)
-        wait_until(lambda: raw.run(WAITING, name), what="one that waits to set a limit")
-        held = another.execute(f"SELECT 1 FROM {limits} WHERE name = 'default' FOR UPDATE NOWAIT").fetchall()
-        another.rollback()
-        somebody.rollback()
-        assert waits.result()
-
-    assert held == [(1,)]
+    assert [each.limit.name for each in shown] == []
+    assert (openings.jobs, openings.limited) == (MANY_JOBS, False)
 
 
 def test_openings_tell_what_may_begin_and_when(storage: Storage) -> None:
@@ -385,15 +309,6 @@ def test_openings_tell_when_the_limits_that_are_closed_have_opened(storage: Stor
     assert by_both > HOUR
 
 
-def test_a_job_that_cannot_be_claimed_is_failed_under_a_limit_too(storage: Storage, raw: Raw) -> None:
-    set_limit(storage, METHOD, "work", max_running=2)
-    bad_id = raw.add_job(claim_seq=full(raw), priority=9)
-    ids = enqueue(storage, 1)
-
-    assert [each.job.id for each in claim(storage)] == ids
-    assert present(storage, bad_id).state_name is StateName.FAILED
-
-
 @pytest.mark.fault(77)
 def test_an_epoch_that_is_over_claims_nothing_under_a_limit(storage: Storage) -> None:
     register(storage)
@@ -418,67 +333,8 @@ def test_limits_follow_the_declarations_of_the_code(storage: Storage) -> None:
     assert [standing.limit.name for standing in storage.standings()] == ["default"]
 
 
-@pytest.mark.parametrize("kind", LimitKind)
-@pytest.mark.parametrize("beside", ["other limits", "a limit of its own"])
-def test_a_limit_that_is_set_while_a_claim_looks_holds_for_it(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, kind: LimitKind, beside: str
-) -> None:
-    """On SQLite nobody sets one meanwhile."""
-    url = in_schema(postgres_url, f"t_{uuid.uuid4().hex}")
-    with closing(open_patiently(url)) as storage, closing(open_patiently(url)) as other:
-        storage.set_paused("closed", True)
-        if beside == "a limit of its own":
-            own = METHOD if kind is QUEUE else QUEUE
-            set_limit(storage, own, "work" if own is METHOD else "default", max_running=5)
-        enqueue(storage, 3)
-        [running] = claim(storage, "default", limit=1)  # and it knows of the limits by now
-        free = enqueue(storage, 1, queue="free", method="free")
-        name = "work" if kind is METHOD else "default"
-
-        for number in range(1, 8):
-            limit = Limit(kind=kind, name=name, max_running=1)
-            with monkeypatch.context() as patched:
-                left = before_query(storage, number, partial(other.limit, limit), patched)
-                claimed = claim(storage)
-                ended = left() > 0
-            if ended:
-                break
-            assert [each.job.id for each in claimed] == free, number
-            assert len(storage.claims()) == 2, number
-            storage.finish(claimed[0], Release(reason="again"), retention=KEEP)
-            other.limit(Limit(kind=kind, name=name))
-        assert storage.finish(running, DONE, retention=KEEP).accepted
-    remove_schema(postgres_url, url.rpartition("schema=")[2])
-
-    assert number > 3
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_a_limit_that_is_set_while_a_claim_waits_for_another_holds_for_it(
-    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Among claims that lock it, and do not see what the first has not committed."""
-    set_limit(storage, QUEUE, "default", max_running=5)
-    enqueue(storage, 1)
-    enqueue(storage, 1, queue="other")
-    somebody, name = connect(), f"waiter-{uuid.uuid4()}"
-    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
-
-    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
-        waits = thread.submit(claim, waiter, "default")
-        wait_until(lambda: raw.run(WAITING, name), what="a claim that waits for the limit")
-        raw.run("INSERT INTO {limits} (kind, name, max_running) VALUES ('method', 'work', 1)")
-        beside: list[Claim] = []
-        before_query(waiter, 1, lambda: beside.extend(claim(storage, "other")), monkeypatch)
-        somebody.rollback()
-        claims = waits.result()
-
-    assert len(storage.claims()) == len(claims) + len(beside) == 1
-
-
-@pytest.mark.parametrize("way", ["interrupted", "killed"])
 def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and_no_turn(
-    url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, way: str
+    url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_limit(storage, METHOD, "work", max_running=2)
     set_limit(storage, QUEUE, "default", rate=Rate(20, HOUR))
@@ -489,15 +345,6 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
 
     def exchange(mine: Storage) -> None:
         mine.exchange([(held, DONE)], fetch=fetch(), limit=3, retention=KEEP)
-
-    def die_before(number: int) -> bool:
-        def run() -> None:
-            with closing(open_patiently(url)) as mine:
-                claim(mine, "none")  # it knows of the limits by now
-                before_query(mine, number, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-                exchange(mine)
-
-        return in_children([run]) == [0]
 
     def fail_before(number: int) -> bool:
         with closing(open_patiently(url)) as mine, monkeypatch.context() as patched:
@@ -510,7 +357,7 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
             return True
 
     for number in count(1):
-        if (die_before if way == "killed" else fail_before)(number):
+        if fail_before(number):
             break
         _, queue = storage.standings()
         assert queue.next_at == turns
@@ -582,45 +429,3 @@ def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
     assert statuses == [0] * 4
     ended = storage.job_counts()[StateName.SUCCEEDED]
     assert MANY <= ended <= 100 * took_s + 15
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_a_claim_that_has_waited_for_a_limit_begins_when_the_limit_lets_it(
-    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
-) -> None:
-    set_limit(storage, QUEUE, "default", rate=Rate(100, timedelta(seconds=1)))
-    enqueue(storage, 1)
-    somebody, name = connect(), f"waiter-{uuid.uuid4()}"
-    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
-    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
-        waits = thread.submit(claim, waiter)
-        wait_until(lambda: raw.run(WAITING, name), what="a claim that waits for the limit")
-        [[released_at]] = raw.run("SELECT clock_timestamp()")
-        somebody.rollback()
-        [claimed] = waits.result()
-
-    assert claimed.job.started_at is not None
-    assert claimed.job.started_at >= released_at
-
-
-@pytest.mark.parametrize("kind", LimitKind)
-def test_errors_name_what_was_to_be_limited(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, kind: LimitKind
-) -> None:
-    said: list[str] = []
-
-    def refuse(what: str) -> None:
-        said.append(what)
-        raise StorageUnavailable("no")
-
-    monkeypatch.setattr(storage._db, "transaction", refuse)
-    changes: list[Callable[[], None]] = [
-        lambda: set_limit(storage, kind, "work", max_running=1),
-        lambda: set_limit(storage, kind, "work", rate=None),
-        lambda: storage.limit(Limit(kind=kind, name="work")),
-    ]
-    for change in changes:
-        with pytest.raises(StorageUnavailable):
-            change()
-
-    assert said == [f"limiting a {kind}"] * 3

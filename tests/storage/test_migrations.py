@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -9,13 +11,11 @@ from functools import partial
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.errors import SchemaMismatch
-from qml_mp.storage.migrate import Migration, check_version, latest_version, pending
+from qml_mp.errors import SchemaMismatch, StorageError
 from qml_mp.storage.store import Storage
+from tests import failpoints
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children, open_patiently
-
-TWO = (Migration(version=1, sql="one"), Migration(version=2, sql="two"))
 
 
 @pytest.fixture
@@ -84,11 +84,39 @@ def test_a_newer_schema_is_refused_before_any_write(
     assert raw.run("SELECT count(*) FROM {jobs}") == [(1,)]
 
 
-def test_an_older_schema_says_to_migrate() -> None:
-    with pytest.raises(SchemaMismatch, match=r"older than this code.*qml-mp migrate"):
-        check_version(TWO, found=1, where="here")
+def test_a_migration_that_fails_half_way_leaves_the_older_version_which_says_to_migrate(
+    storage: Storage, opened: Callable[[], Storage], raw: Raw
+) -> None:
+    job_id, latest = storage.enqueue(Job.new("work")), storage.schema_version()
+    [applied] = raw.run("SELECT version, applied_at FROM {schema_version} WHERE version = ?", latest)
+    raw.run("DELETE FROM {schema_version} WHERE version = ?", latest)  # what it adds is in its way
+    storage.close()
+    older = opened()
 
-    assert pending(TWO, found=1, where="here") == [TWO[1]]
-    assert pending(TWO, found=0, where="here") == list(TWO)
-    assert latest_version(TWO) == 2
-    check_version(TWO, found=2, where="here")
+    with pytest.raises(StorageError):
+        older.migrate()
+
+    assert older.schema_version() == latest - 1
+    with pytest.raises(SchemaMismatch):
+        older.claims()
+    raw.run("INSERT INTO {schema_version} (version, applied_at) VALUES (?, ?)", *applied)
+    assert older.migrate() == []
+    assert older.get(job_id) is not None
+
+
+@pytest.mark.fault(48)
+def test_a_migration_of_a_process_that_is_killed_is_done_by_the_next(storage: Storage, url: str) -> None:
+    def killed(place: str) -> Callable[[], None]:
+        def migrate() -> None:
+            failpoints.arm(f"{place}=kill:1")
+            open_patiently(url).migrate()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return migrate
+
+    statuses = in_children([killed("storage.call"), killed("storage.committed")])
+
+    assert [os.WTERMSIG(status) for status in statuses] == [signal.SIGKILL] * 2
+    storage.migrate()
+    storage.check_schema()
+    assert storage.enqueue(Job.new("work"))

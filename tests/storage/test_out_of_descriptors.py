@@ -5,11 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 
@@ -78,39 +75,3 @@ def test_a_connection_that_cannot_be_opened_is_unavailable_and_leaves_nothing_op
         assert open_descriptors() == before
 
     assert 0 < refused < 10
-
-
-_OPEN_WAKER = """
-import sys
-from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
-with open("/proc/sys/user/" + sys.argv[1], "w") as limit:
-    limit.write(sys.argv[2])
-try:
-    open_storage(f"sqlite:///{sys.argv[3]}").open_waker()
-except StorageUnavailable as error:
-    print(error)
-"""
-
-
-@pytest.mark.fault(84)
-@pytest.mark.parametrize(
-    ("own_limit", "most", "told"),
-    [
-        ("max_inotify_instances", "0", "fs.inotify.max_user_instances"),
-        ("max_inotify_watches", "1", "fs.inotify.max_user_watches"),
-    ],
-)
-def test_a_limit_of_the_user_that_keeps_a_file_from_being_watched_is_named(
-    tmp_path: Path, own_limit: str, most: str, told: str
-) -> None:
-    own_limits = ("unshare", "--user", "--map-root-user")
-
-    asked = subprocess.run(
-        [*own_limits, sys.executable, "-c", _OPEN_WAKER, own_limit, most, tmp_path / "jobs.db"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-
-    assert asked.returncode == 0, f"It needs a user namespace of its own: {asked.stderr}"
-    assert told in asked.stdout
-    assert str(tmp_path / "jobs.db-wal") in asked.stdout

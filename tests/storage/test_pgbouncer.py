@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import pq
 
 from qml_mp import QmlApp, ServerConfig
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.postgres.link import LinkOptions, open_link
-from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.pgbouncer import PgBouncer, PgBouncerError, pgbouncer
 from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, in_schema, patient_url
 
-SCHEMA = "pooled"
+SCHEMA = f"pooled_{uuid.uuid4().hex}"  # of this process: others use the server too
 SETTINGS = ("enable_seqscan", "lock_timeout", "statement_timeout", "plan_cache_mode", "client_min_messages")
 
-pytestmark = pytest.mark.usefixtures("time_for_work")
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("time_for_work")]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +56,9 @@ def url(postgres_url: str, pooler: PgBouncer, admin: psycopg.Connection) -> str:
 
 @pytest.fixture
 def storage(url: str) -> Iterator[Storage]:
-    with closing(open_storage(patient_url(url), patience=timedelta(milliseconds=200))) as opened:
+    with closing(
+        open_storage(patient_url(url), application_name=SCHEMA, patience=timedelta(milliseconds=200))
+    ) as opened:
         opened.migrate()
         yield opened
 
@@ -95,36 +93,6 @@ def test_clients_share_a_session_and_leave_nothing_in_it(storage: Storage, url: 
     assert session(url) == before
 
 
-@pytest.mark.parametrize(
-    ("statement", "error"),
-    [
-        ("SELECT 1", None),
-        (f"SELECT '{'x' * 5_000_000}'", None),  # more than goes out at once
-        ("SELECT 1/0", psycopg.errors.DivisionByZero),
-    ],
-    ids=["short", "long", "refused"],
-)
-def test_nothing_is_sent_after_the_end_of_a_transaction(
-    url: str, statement: str, error: type[psycopg.Error] | None, tmp_path: Path
-) -> None:
-    """The pooler would find a session for it, and keep that for a client which has nothing to do."""
-    options = LinkOptions(application_name="qml-mp", patience=timedelta(seconds=5))
-    with closing(open_link(parse_target(url), options)) as link:
-        with (tmp_path / "messages").open("w") as messages:
-            link.pgconn.trace(messages.fileno())
-            link.pgconn.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
-            with nullcontext() if error is None else pytest.raises(error), link.pipeline():
-                link.begin()
-                cursor = link.execute(statement)
-                link.execute("COMMIT")
-            link.pgconn.untrace()
-        assert link.pgconn.pipeline_status == pq.PipelineStatus.OFF
-        assert error is not None or cursor.fetchone() is not None
-    sent = re.findall(r"^F\t\d+\t(\w+)", (tmp_path / "messages").read_text(), re.MULTILINE)
-    assert sent.count("Sync") == 1
-    assert sent[-1] == "Sync"
-
-
 def test_a_lock_is_waited_for_no_longer_than_the_patience(
     storage: Storage, admin: psycopg.Connection
 ) -> None:
@@ -144,14 +112,15 @@ def test_a_session_of_the_pool_that_is_terminated_is_replaced(
     storage.enqueue(Job.new("work"))
     admin.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        "WHERE pid <> pg_backend_pid() AND application_name = 'qml-mp'"
+        "WHERE pid <> pg_backend_pid() AND application_name = %s",
+        [SCHEMA],
     )
 
     assert storage.job_counts()[StateName.ENQUEUED] == 1
     assert storage.enqueue(Job.new("work"))
 
 
-@pytest.mark.parametrize("said", ["", "&pooler=transaction"])
+@pytest.mark.parametrize("said", [""])
 def test_nothing_listens_where_sessions_are_shared(url: str, said: str) -> None:
     with closing(open_storage(url + said)) as storage:
         storage.migrate()
@@ -193,12 +162,3 @@ def test_a_pooler_that_keeps_sessions_is_as_good_as_none_once_the_url_says_so(
             wait_until(waker.drain, what="the wake-up")
             waker.close()
     assert admin.execute(f"SELECT count(*) FROM {SCHEMA}.jobs").fetchone() == (1,)
-
-
-def test_a_measurement_wants_the_database_itself(storage: Storage, admin: psycopg.Connection) -> None:
-    with pytest.raises(StorageError, match="the URL of the database itself"):
-        storage.make_scratch()
-
-    assert admin.execute(
-        "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'qml_mp_bench%'"
-    ).fetchone() == (0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -10,14 +11,13 @@ import psycopg
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import Failure
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, in_schema, patient_url
+from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_schema, patient_url
 
-SCHEMA = "renewed"
+SCHEMA = f"renewed_{uuid.uuid4().hex}"  # of this process: others use the server too
 HASTE = timedelta(milliseconds=100)
 PREPARED_AFTER = 5  # uses of a statement until the driver prepares it
 LOCKS = 3
@@ -54,20 +54,12 @@ def promote(storage: Storage) -> None:
     storage.promote_due(limit=10)
 
 
-def requeue(storage: Storage) -> None:
-    storage.requeue_stranded_jobs(storage.now() - timedelta(hours=1))
-
-
-def look(storage: Storage) -> None:
-    storage.claims()
-
-
-OPERATIONS = [enqueue, enqueue_many, promote, requeue, look]
+OPERATIONS = [enqueue, enqueue_many, promote]
 
 
 @pytest.mark.fault(76)
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("before", range(PREPARED_AFTER + 2))
+@pytest.mark.parametrize("before", [0, PREPARED_AFTER + 1])
 def test_whatever_a_lock_interrupts_works_again_when_the_lock_is_gone(
     storage: Storage,
     admin: psycopg.Connection,
@@ -87,7 +79,7 @@ def test_whatever_a_lock_interrupts_works_again_when_the_lock_is_gone(
 
 
 @pytest.mark.fault(76)
-@pytest.mark.parametrize("before", range(PREPARED_AFTER + 2))
+@pytest.mark.parametrize("before", [0, PREPARED_AFTER + 1])
 def test_an_outcome_that_a_lock_held_up_is_written_with_the_next_claim_when_the_lock_is_gone(
     storage: Storage, admin: psycopg.Connection, before: int
 ) -> None:
@@ -137,24 +129,3 @@ def test_a_table_altered_under_a_connection_costs_its_statements_nothing(
 
     for number in range(PREPARED_AFTER + 2):
         one_more(f"after-{number}")
-
-
-@pytest.mark.fault(83)
-def test_a_transaction_whose_result_an_alteration_changed_does_nothing_once_and_then_works(
-    storage: Storage, admin: psycopg.Connection
-) -> None:
-    storage.enqueue_many(Job.new("work") for _ in range(PREPARED_AFTER + 5))
-    failed = Failure(error=NO)  # with the next claim it takes several statements
-    claim = storage.fetch_and_lock_job(fetch())
-    for _ in range(PREPARED_AFTER + 2):
-        assert claim is not None
-        claim = finish_and_fetch(storage, claim, failed, fetch())[1]
-    assert claim is not None
-
-    admin.execute(f"ALTER TABLE {SCHEMA}.jobs ALTER COLUMN priority TYPE bigint")
-    with pytest.raises(StorageUnavailable, match="cached plan must not change result type"):
-        finish_and_fetch(storage, claim, failed, fetch())
-    finished, next_claim = finish_and_fetch(storage, claim, failed, fetch())
-
-    assert finished.accepted
-    assert next_claim is not None

@@ -14,10 +14,8 @@ from qml_mp.core.job import Job
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult
 from tests.storage.conftest import Raw
-from tests.storage.helpers import KEEP, open_patiently
+from tests.storage.helpers import KEEP, WAITING, open_patiently
 from tests.until import wait_until
-
-WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 

@@ -12,9 +12,7 @@ from qml_mp.core.outcome import Extras, Failure, Outcome, Release, Retry, Succes
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, KEEP, NO, fetch, present
-from tests.storage.test_exchange import claim_some
+from tests.storage.helpers import HOUR, KEEP, NO, claim_some, fetch, present
 
 HALF = Progress(done=1, total=2, note="half")
 ALL = Progress(done=2, total=2)
@@ -44,14 +42,6 @@ def test_what_was_noted_last_is_read_of_each_job(storage: Storage) -> None:
     assert [present(storage, claim) for claim in held] == before
     assert storage.progress_of([]) == storage.progress_of(["no id"]) == {}
     assert storage.note_progress({}) == 0
-
-
-def test_an_id_in_capital_letters_is_the_same_job(storage: Storage) -> None:
-    claim = claim_some(storage, 1)[0]
-    storage.note_progress({claim.key: HALF})
-    other = claim.job.id.upper()
-
-    assert storage.progress_of([other, claim.job.id]) == {other: HALF, claim.job.id: HALF}
 
 
 def test_a_claim_that_is_lost_or_over_is_left_alone_and_the_next_one_begins_without(storage: Storage) -> None:
@@ -109,14 +99,6 @@ def test_it_goes_with_the_success_alone_through_a_lost_reply(storage: Storage) -
         True,
     )
     assert progress(storage, claim) == ALL
-
-
-def test_what_another_program_has_put_there_is_nothing(storage: Storage, raw: Raw) -> None:
-    [claim] = claim_some(storage, 1)
-
-    for text in ("", "no JSON", "[1]", '{"done": 1}', '{"done": "x", "claim": 1}'):
-        raw.run("UPDATE {jobs} SET progress = ?", text)
-        assert progress(storage, claim) is None
 
 
 def test_many_are_noted_together_and_each_by_its_own_claim(storage: Storage) -> None:

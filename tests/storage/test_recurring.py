@@ -1,38 +1,26 @@
-"""Tests of the storage: templates of recurring jobs and their firings."""
+"""Tests of the storage: templates of recurring jobs, their firings, and the code that declares them."""
 
 from __future__ import annotations
 
-import sqlite3
-import sys
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.recurring import Followed, RecurringJob
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageError
-from qml_mp.storage import recurring
-from qml_mp.storage.storable import NewRow
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
-from qml_mp.views.templates import disable_template, enable_template
 from tests.storage.conftest import Raw
-from tests.storage.helpers import (
-    DONE,
-    HOUR,
-    KEEP,
-    fetch,
-    in_an_hour,
-    in_children,
-    open_patiently,
-    open_sqlite,
-    present,
-)
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, open_patiently, present
+from tests.until import PATIENCE_S, wait_until
 
 DAY = timedelta(days=1)
 IN_2040 = "0 0 9 1 1 * 2040"
@@ -105,10 +93,6 @@ def test_a_changed_schedule_has_its_own_next_firing(storage: Storage, changed: R
     stored = storage.get_recurring_job("digest")
     assert stored is not None
     assert replace(stored, created_at=changed.created_at) == changed
-
-
-def test_switching_a_template_that_is_not_there_is_told(storage: Storage) -> None:
-    assert not storage.set_recurring_enabled("digest", True, next_run_at=None)
 
 
 def test_nothing_fires_before_its_time(storage: Storage) -> None:
@@ -186,34 +170,6 @@ def test_no_more_jobs_are_made_at_once_than_others_can_wait_for(storage: Storage
     assert [one.next_due_in for one in fired[:2]] == [timedelta()] * 2
 
 
-def test_the_jobs_of_templates_that_are_due_together_are_inserted_together(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port: Any = sys.modules[type(storage._db).__module__]
-    insert, inserted = port._Transaction.insert, list[int]()
-
-    def counting(transaction: Any, rows: Sequence[NewRow]) -> Sequence[NewRow]:
-        inserted.append(len(rows))
-        return insert(transaction, rows)  # type: ignore[no-any-return]
-
-    fire_at = storage.now() - HOUR
-    for number in range(20):
-        storage.upsert_recurring_job(replace(daily(f"digest-{number}", IN_2040), next_run_at=fire_at))
-    storage.upsert_recurring_job(replace(daily("one", IN_2040), overlap="skip", next_run_at=fire_at))
-    for job in storage.fire_due_recurring(limit=3).jobs:
-        again = str(job.metadata["recurring_id"])  # as after a step of the clock
-        storage.set_recurring_enabled(again, False, next_run_at=None)
-        storage.set_recurring_enabled(again, True, next_run_at=fire_at)
-    monkeypatch.setattr(port._Transaction, "insert", counting)
-
-    fired = storage.fire_due_recurring()
-
-    assert inserted == [20, 1]
-    assert len(fired.jobs) == 18
-    assert storage.fire_due_recurring().jobs == ()
-    assert sum(storage.job_counts().values()) == 21
-
-
 @pytest.mark.fault(52)
 def test_several_servers_fire_one_job_per_firing_time(storage: Storage, raw: Raw, url: str) -> None:
     for number in range(20):
@@ -250,8 +206,7 @@ def test_a_firing_time_that_has_had_its_job_makes_no_other(storage: Storage, raw
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        ("cron", "no cron", "'no cron'"), ("tz", "/etc/passwd", "'/etc/passwd'"),
-        ("payload", "{no json", "recurring job cannot be read"), ("queue", "no queue", "'no queue'"),
+        ("cron", "no cron", "'no cron'"), ("payload", "{no json", "recurring job cannot be read"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire(
@@ -272,130 +227,6 @@ def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire
     assert reason in bad.disabled_reason
     assert fired.disabled == {"bad": bad.disabled_reason}
     assert storage.fire_due_recurring().disabled == {}
-
-
-@pytest.mark.parametrize("by", ["a trigger", "a constraint"])
-def test_a_template_whose_job_is_refused_stays_due_and_the_others_fire(
-    storage: Storage, raw: Raw, by: str
-) -> None:
-    for name in ("a", "bad", "c", "worse"):
-        method = "bad" if name in ("bad", "worse") else "work"
-        storage.upsert_recurring_job(replace(daily(name), method=method))
-    raw.age("recurring_jobs", "next_run_at", DAY)
-    due = storage.list_recurring_jobs()
-    allow = refuse_jobs_of_method_bad(raw, by)
-
-    fired = [storage.fire_due_recurring() for _ in range(2)]
-    moved = [
-        now.next_run_at != then.next_run_at
-        for then, now in zip(due, storage.list_recurring_jobs(), strict=True)
-    ]
-    allow()
-    after = [storage.fire_due_recurring() for _ in range(2)]
-
-    assert [[job.metadata["recurring_id"] for job in each.jobs] for each in fired] == [["a", "c"], []]
-    assert [sorted(each.refused) for each in (*fired, *after)] == [["bad", "worse"]] * 2 + [[]] * 2
-    assert ("not bad" in fired[0].refused["bad"]) == (by == "a trigger" or raw.is_sqlite)
-    assert [each.next_due_in for each in fired] == [timedelta(seconds=1)] * 2
-    assert all(template.enabled for template in storage.list_recurring_jobs())
-    assert moved == [True, False, True, False]
-    assert sorted(str(job.metadata["recurring_id"]) for job in after[0].jobs) == ["bad", "worse"]
-    assert after[1].jobs == ()
-
-
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-@pytest.mark.parametrize("place", [0, 5, 7])
-def test_on_postgresql_a_template_whose_job_a_deferred_trigger_refuses_keeps_no_others_wherever_it_stands(
-    storage: Storage, raw: Raw, place: int
-) -> None:
-    """Whatever the driver has prepared on the connection by then."""
-    names = [f"t{number}" for number in range(9)]
-    for number, name in enumerate(names):
-        storage.upsert_recurring_job(replace(daily(name), method="bad" if number == place else "work"))
-    raw.age("recurring_jobs", "next_run_at", DAY)
-    refuse_jobs_of_method_bad(raw, "a deferred trigger")
-
-    fired = [storage.fire_due_recurring() for _ in range(8)]
-
-    bad = names.pop(place)
-    assert [job.metadata["recurring_id"] for each in fired for job in each.jobs] == names
-    assert [each.refused for each in fired] == [{bad: "not bad."}] * 8
-
-
-def test_while_a_template_is_refused_the_next_firing_of_another_is_told(
-    storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recurring, "_LOOK_AGAIN", DAY)  # or the other might fire before it is told of
-    for name, method in (("bad", "bad"), ("good", "work")):
-        storage.upsert_recurring_job(replace(daily(name), method=method))
-    refuse_jobs_of_method_bad(raw, "a trigger")
-    storage.set_recurring_enabled("bad", True, next_run_at=storage.now())
-    told = []
-
-    for due_in in (HOUR, 2 * DAY):
-        storage.set_recurring_enabled("good", True, next_run_at=storage.now() + due_in)
-        told.append(storage.fire_due_recurring().next_due_in)
-
-    assert told[0] is not None
-    assert timedelta() < told[0] <= HOUR
-    assert told[1] == DAY  # the one that is refused is tried again
-
-
-def test_jobs_that_are_left_are_made_without_a_pause_though_a_template_is_refused(
-    storage: Storage, raw: Raw
-) -> None:
-    for name, method in (("bad", "bad"), ("good", "work")):
-        storage.upsert_recurring_job(RecurringJob.new(name, "0 0 * * *", method, misfire="catch_up(600)"))
-    raw.age("recurring_jobs", "next_run_at", 700 * DAY)
-    refuse_jobs_of_method_bad(raw, "a trigger")
-
-    fired = [storage.fire_due_recurring() for _ in range(4)]
-
-    assert [len(each.jobs) for each in fired] == [250, 250, 100, 0]
-    assert [each.next_due_in for each in fired[:2]] == [timedelta()] * 2
-    assert fired[3].next_due_in == timedelta(seconds=1)
-    assert list(fired[3].refused) == ["bad"]
-
-
-def refuse_jobs_of_method_bad(raw: Raw, by: str) -> Callable[[], object]:
-    """What allows them again. SQLite adds no constraint to a table that is there."""
-    if raw.is_sqlite:
-        raw.run(
-            "CREATE TRIGGER no BEFORE INSERT ON {jobs} WHEN NEW.method = 'bad' "
-            "BEGIN SELECT RAISE(ABORT, 'not bad'); END"
-        )
-        return lambda: raw.run("DROP TRIGGER no")
-    if by == "a constraint":
-        raw.run("ALTER TABLE {jobs} ADD CONSTRAINT no CHECK (method <> 'bad')")
-        return lambda: raw.run("ALTER TABLE {jobs} DROP CONSTRAINT no")
-    schema = raw.name("jobs").partition(".")[0]
-    raw.run(
-        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'not bad'; END $$"
-    )
-    is_deferred = by == "a deferred trigger"
-    at_once = "TRIGGER no BEFORE INSERT ON {jobs}"
-    deferred = "CONSTRAINT TRIGGER no AFTER INSERT ON {jobs} DEFERRABLE INITIALLY DEFERRED"
-    raw.run(
-        f"CREATE {deferred if is_deferred else at_once} FOR EACH ROW WHEN (NEW.method = 'bad') "
-        f"EXECUTE FUNCTION {schema}.no()"
-    )
-    return lambda: raw.run("DROP TRIGGER no ON {jobs}")
-
-
-def test_a_refusal_for_which_sqlite_rolls_everything_back_is_told_and_nothing_fires(tmp_path: Path) -> None:
-    with closing(open_sqlite(tmp_path / "jobs.db")) as storage:
-        storage.upsert_recurring_job(replace(daily(), next_run_at=storage.now() - DAY))
-        with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
-            other.execute(
-                "CREATE TRIGGER no BEFORE INSERT ON qml_jobs BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
-            )
-
-            with pytest.raises(StorageError, match=r"\(no\)"):
-                storage.fire_due_recurring()
-
-            other.execute("DROP TRIGGER no")
-        assert len(storage.fire_due_recurring().jobs) == 1
 
 
 def test_a_template_whose_zone_is_not_known_here_is_left_to_others_and_hinders_none(
@@ -485,29 +316,415 @@ def test_a_template_whose_method_is_not_asked_for_stays_due_for_whoever_knows_it
     assert dict(theirs[1].unknown) == {}
 
 
-def test_a_template_that_is_not_due_is_unknown_to_nobody(storage: Storage) -> None:
-    storage.upsert_recurring_job(replace(daily(), next_run_at=in_an_hour()))
-
-    assert dict(storage.fire_due_recurring(methods=["other"]).unknown) == {}
+# A template that qml-mp switched off, when its app declares it again.
+DECLARED = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
 
 
-def test_enabling_a_template_that_is_on_leaves_its_firings(storage: Storage, raw: Raw) -> None:
-    storage.upsert_recurring_job(RecurringJob.new("digest", "0 9 * * *", "work", overlap="queue"))
-    raw.age("recurring_jobs", "next_run_at", 2 * DAY)
-    due = storage.get_recurring_job("digest").next_run_at  # type: ignore[union-attr]
-
-    told = enable_template(storage, "digest")
-
-    assert told.at == due
-    assert len(storage.fire_due_recurring().jobs) == 1
+def switched_off(storage: Storage, raw: Raw, declared: RecurringJob) -> None:
+    """Store the template, and have it fail to fire for a queue that cannot be, whatever else it says."""
+    storage.upsert_recurring_job(declared)
     raw.age("recurring_jobs", "next_run_at", DAY)
-    assert storage.fire_due_recurring().jobs == ()  # waits for the end of that job
+    raw.run("UPDATE {recurring_jobs} SET queue = 'no queue'")
+    assert storage.fire_due_recurring().disabled.keys() == {declared.id}
+    raw.run("UPDATE {recurring_jobs} SET queue = ?", declared.queue)
 
-    upcoming = enable_template(storage, "digest")
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cron": "0 0 10 * * *"},
+        {"queue": "letters"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_template_that_was_switched_off_gets_another_chance_once_it_is_another_one(
+    storage: Storage, raw: Raw, change: dict[str, Any]
+) -> None:
+    switched_off(storage, raw, DECLARED)
+
+    storage.upsert_recurring_job(replace(DECLARED, **change))
 
     stored = storage.get_recurring_job("digest")
     assert stored is not None
-    assert stored.next_run_at == upcoming.at > storage.now()
-    assert stored.waiting_for is not None
-    disable_template(storage, "digest")
-    assert enable_template(storage, "digest").at > storage.now()
+    assert (stored.enabled, stored.disabled_reason) == (True, None)
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    assert len(storage.fire_due_recurring().jobs) == 1
+
+
+def test_a_template_that_was_switched_off_stays_off_as_it_was(storage: Storage, raw: Raw) -> None:
+    switched_off(storage, raw, DECLARED)
+
+    storage.upsert_recurring_job(DECLARED)
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert not stored.enabled
+    assert stored.disabled_reason
+
+
+def test_a_template_that_was_switched_off_and_is_declared_as_it_was_has_not_changed(
+    storage: Storage, raw: Raw
+) -> None:
+    storage.follow_code("shop", [DECLARED])
+    switched_off(storage, raw, replace(DECLARED, app="shop"))
+
+    again = storage.follow_code("shop", [DECLARED])
+
+    assert (again.added, again.changed, again.removed) == ((), (), ())
+
+
+def test_a_template_that_a_person_switched_off_stays_off_whatever_it_becomes(storage: Storage) -> None:
+    storage.upsert_recurring_job(DECLARED)
+    storage.set_recurring_enabled("digest", False, next_run_at=None)
+
+    storage.upsert_recurring_job(replace(DECLARED, queue="letters"))
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert (stored.enabled, stored.queue) == (False, "letters")
+
+
+# Templates follow the code of their app, and leave alone what is others'.
+
+NOTHING = Followed(added=(), changed=(), removed=(), refused={})
+
+
+def declared(*ids: str, cron: str = "0 9 * * *", method: str = "send") -> list[RecurringJob]:
+    return [RecurringJob.new(each, cron, method) for each in ids]
+
+
+def owners(storage: Storage) -> dict[str, str | None]:
+    return {template.id: template.app for template in storage.list_recurring_jobs()}
+
+
+def test_what_the_code_adds_changes_and_has_no_more_is_followed(storage: Storage) -> None:
+    first = storage.follow_code("shop", declared("one", "digest", "old"))
+
+    now = [*declared("one", "two"), *declared("digest", cron="0 10 * * *")]
+    second = storage.follow_code("shop", now, removing=declared("old"))
+    third = storage.follow_code("shop", declared("one", "two"), removing=declared("digest"))
+
+    assert first == replace(NOTHING, added=("digest", "old", "one"))
+    assert second == replace(NOTHING, added=("two",), changed=("digest",), removed=("old",))
+    assert third == replace(NOTHING, removed=("digest",))
+    assert owners(storage) == {"one": "shop", "two": "shop"}
+
+
+def test_what_is_declared_as_it_was_is_no_change(storage: Storage) -> None:
+    storage.follow_code("shop", declared("one"))
+    before = storage.list_recurring_jobs()
+
+    assert storage.follow_code("shop", declared("one")) == NOTHING
+    assert storage.list_recurring_jobs() == before
+
+
+def test_nothing_is_deleted_that_was_not_looked_at_nor_is_of_another_app(storage: Storage) -> None:
+    storage.follow_code("shop", declared("one"))
+    storage.follow_code("", declared("two"))
+
+    assert storage.follow_code("shop", []) == NOTHING
+    assert storage.follow_code("", [], removing=declared("one")) == NOTHING
+    assert owners(storage) == {"one": "shop", "two": ""}
+
+
+def test_a_template_that_is_of_another_method_by_now_is_not_deleted(storage: Storage) -> None:
+    looked_at = declared("one", "two")
+    storage.follow_code("shop", [*declared("one"), *declared("two", method="newer")])
+
+    followed = storage.follow_code("shop", [], removing=looked_at)
+
+    assert followed.removed == ("one",)
+    assert owners(storage) == {"two": "shop"}
+
+
+def test_of_named_templates_only_the_apps_own_of_the_method_are_removed(storage: Storage) -> None:
+    storage.follow_code("shop", [*declared("one", "two"), *declared("three", method="other")])
+    storage.follow_code("blog", declared("theirs"))
+
+    removed = storage.remove_templates_of("shop", ["one", "three", "theirs", "none"], methods=["send"])
+
+    assert removed == ("one",)
+    assert owners(storage) == {"three": "shop", "theirs": "blog", "two": "shop"}
+
+
+def test_each_app_touches_only_its_own(storage: Storage) -> None:
+    storage.upsert_recurring_job(declared("by-hand")[0])
+    storage.follow_code("shop", declared("digest", "theirs"))
+
+    blog = storage.follow_code("blog", declared("digest", "mine", "by-hand", cron="0 1 * * *"))
+    gone = storage.follow_code("blog", [], removing=declared("digest", "mine", "by-hand"))
+
+    assert blog == replace(NOTHING, added=("mine",), refused={"digest": "shop", "by-hand": None})
+    assert gone.removed == ("mine",)
+    assert owners(storage) == {"by-hand": None, "digest": "shop", "theirs": "shop"}
+    assert {template.cron for template in storage.list_recurring_jobs()} == {"0 9 * * *"}
+
+
+def test_the_app_of_another_folder_takes_over_what_it_declares_and_deletes_nothing(storage: Storage) -> None:
+    storage.follow_code("tasks:app in /releases/1", declared("digest", "old"), spec="tasks:app")
+
+    now = storage.follow_code(
+        "tasks:app in /releases/2", declared("digest"), spec="tasks:app", removing=declared("old")
+    )
+    other = storage.follow_code("tasks:app2 in /", declared("digest"), spec="tasks:app2")
+
+    assert now == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /releases/1"})
+    assert other.refused == {"digest": "tasks:app in /releases/2"}
+    assert owners(storage) == {"digest": "tasks:app in /releases/2", "old": "tasks:app in /releases/1"}
+
+
+def test_an_app_that_is_given_a_name_takes_over_what_it_has_declared_without(storage: Storage) -> None:
+    storage.follow_code("tasks:app in /srv", declared("digest"), spec="tasks:app")
+
+    named = storage.follow_code("shop", declared("digest"), spec="tasks:app")
+
+    again = storage.follow_code("shop", declared("digest"), spec="tasks:app")
+
+    assert named == replace(NOTHING, changed=("digest",), taken={"digest": "tasks:app in /srv"})
+    assert again == NOTHING
+    assert owners(storage) == {"digest": "shop"}
+
+
+@pytest.mark.parametrize("app", ["shop", ""])
+def test_a_person_cannot_replace_what_code_declares(storage: Storage, app: str) -> None:
+    storage.follow_code(app, declared("digest"))
+
+    with pytest.raises(ConfigurationError, match="is declared by the code"):
+        storage.upsert_recurring_job(declared("digest", cron="0 10 * * *")[0])
+
+    assert storage.list_recurring_jobs()[0].cron == "0 9 * * *"
+
+
+def test_a_persons_switch_survives_what_the_code_declares(storage: Storage) -> None:
+    storage.follow_code("shop", declared("digest"))
+    storage.set_recurring_enabled("digest", False, next_run_at=None)
+
+    storage.follow_code("shop", declared("digest", cron="0 10 * * *"))
+
+    (template,) = storage.list_recurring_jobs()
+    assert (template.enabled, template.cron) == (False, "0 10 * * *")
+
+
+@pytest.mark.parametrize("owner", ["?", ""])
+def test_a_template_whose_owner_is_not_known_belongs_to_the_first_app_that_declares_it(
+    storage: Storage, raw: Raw, owner: str
+) -> None:
+    for each in declared("digest", "other"):
+        storage.upsert_recurring_job(each)
+    raw.run("UPDATE {recurring_jobs} SET app = ?", owner)
+
+    assert storage.follow_code("shop", declared("digest")).changed == ("digest",)
+    assert storage.follow_code("shop", declared("digest")) == NOTHING
+    assert owners(storage) == {"digest": "shop", "other": owner}
+
+
+def test_a_template_is_declared_from_now_on_by_the_clock_of_the_storage(storage: Storage) -> None:
+    """Not by that of a machine three hours behind, nor from the import of a program that runs for long."""
+    made_at = storage.now() - timedelta(hours=3)
+    old = [RecurringJob.new("tick", "* * * * * *", "send", misfire="catch_up(100)", now=made_at)]
+
+    before = storage.now()
+    storage.follow_code("shop", old)
+    after = storage.now()
+
+    (template,) = storage.list_recurring_jobs()
+    assert template.next_run_at is not None
+    assert before <= template.created_at <= after
+    assert timedelta() < template.next_run_at - template.created_at <= timedelta(seconds=1)
+
+
+def test_what_has_fired_is_not_fired_again_when_the_same_code_is_followed_after_its_removal(
+    storage: Storage, raw: Raw
+) -> None:
+    made_at = storage.now() - timedelta(hours=3)
+    code = [RecurringJob.new("tick", "0 * * * *", "send", misfire="catch_up(100)", now=made_at)]
+    storage.follow_code("shop", code)
+    raw.age("recurring_jobs", "next_run_at", timedelta(hours=2))
+    fired = storage.fire_due_recurring().jobs
+    storage.remove_recurring_job("tick")
+
+    again, more = storage.follow_code("shop", code), storage.fire_due_recurring().jobs
+
+    assert len(fired) in (2, 3)  # the latter when the hour has just struck
+    assert (again.added, more) == (("tick",), ())
+
+
+def test_a_changed_schedule_counts_from_now_on_by_the_clock_of_the_storage(storage: Storage) -> None:
+    made_at = storage.now() - timedelta(hours=3)
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 9 * * *", "send", now=made_at)])
+
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 * * * *", "send", now=made_at)])
+
+    (template,) = storage.list_recurring_jobs()
+    assert template.next_run_at is not None
+    assert template.next_run_at > storage.now() - timedelta(minutes=1)
+
+
+ONCE = "1 52 0 28 11 * 2020"
+
+
+def test_what_never_fires_again_is_told_as_long_as_it_is_switched_on(storage: Storage) -> None:
+    code = [RecurringJob.new("once", ONCE, "send", from_code=True), *declared("daily")]
+
+    followed = [storage.follow_code("shop", code).over for _ in range(2)]
+    storage.set_recurring_enabled("once", False, next_run_at=None)
+
+    assert followed == [("once",), ("once",)]
+    assert storage.follow_code("shop", code).over == ()
+    assert storage.fire_due_recurring().jobs == ()
+
+
+def test_a_template_whose_zone_is_not_known_here_is_left_as_others_have_stored_it(
+    storage: Storage, raw: Raw
+) -> None:
+    with pytest.warns(UserWarning, match="Atlantis"):
+        lacking = [
+            RecurringJob.new(each, "0 9 * * *", "send", tz="Europe/Atlantis", from_code=True) for each in "ab"
+        ]
+    storage.follow_code("shop", declared("a"))
+    raw.run("UPDATE {recurring_jobs} SET tz = 'Europe/Atlantis'")  # as a machine has it that knows the zone
+    before = storage.list_recurring_jobs()
+
+    followed = storage.follow_code("shop", [*lacking, *declared("c")])
+
+    told = {"a": "Europe/Atlantis", "b": "Europe/Atlantis"}
+    assert followed == replace(NOTHING, added=("c",), lacking=told)
+    assert storage.list_recurring_jobs()[:1] == before
+    assert owners(storage) == {"a": "shop", "c": "shop"}
+
+
+def test_servers_that_start_at_once_add_each_template_once(storage: Storage, url: str) -> None:
+    storage.migrate()
+    storage.close()
+
+    def start() -> None:
+        with closing(open_patiently(url)) as mine:
+            followed = mine.follow_code("shop", declared("a", "b", "c"))
+            assert followed.added in ((), ("a", "b", "c"))
+
+    assert in_children([partial(start)] * 4) == [0] * 4
+    assert owners(storage) == {"a": "shop", "b": "shop", "c": "shop"}
+
+
+# A template that several servers declare, fire and switch at the same moment.
+
+DAILY = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
+
+
+def declare(url: str, template: RecurringJob) -> None:
+    with closing(open_patiently(url)) as storage:
+        storage.upsert_recurring_job(template)
+
+
+def fire(url: str) -> None:
+    """As a server does, which looks again at what is due and in other hands: who declares it locks it too."""
+
+    def nothing_is_due() -> bool:
+        return storage.fire_due_recurring().next_due_in != timedelta()
+
+    with closing(open_patiently(url)) as storage:
+        wait_until(nothing_is_due, what="the end of what is due")
+
+
+def test_servers_that_declare_a_new_template_at_once_store_it_as_each_of_them_has_it(
+    storage: Storage, url: str
+) -> None:
+    storage.migrate()
+
+    statuses = in_children([partial(declare, url, DAILY)] * 5)
+
+    assert statuses == [0] * 5
+    assert storage.list_recurring_jobs() == [DAILY]
+
+
+def test_of_servers_that_declare_different_ones_at_once_one_has_it_its_way(
+    storage: Storage, url: str
+) -> None:
+    storage.migrate()
+    ways = [
+        replace(
+            DAILY, cron=f"0 0 {hour} * * *", queue=f"at-{hour}", payload=hour, next_run_at=DAILY.created_at
+        )
+        for hour in range(5)
+    ]
+
+    statuses = in_children([partial(declare, url, way) for way in ways])
+
+    assert statuses == [0] * 5
+    assert storage.list_recurring_jobs()[0] in ways
+
+
+@pytest.mark.parametrize("late", [timedelta(), 3 * DAY], ids=["due", "missed for days"])
+def test_a_due_template_that_is_declared_and_fired_at_once_fires_once(
+    storage: Storage, url: str, late: timedelta
+) -> None:
+    due = replace(DAILY, next_run_at=storage.now() - late)
+    storage.upsert_recurring_job(due)
+
+    statuses = in_children([partial(declare, url, due), partial(fire, url)] * 3)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert statuses == [0] * 6
+    assert len(storage.list_jobs(JobFilter()).jobs) == 1
+    assert stored.next_run_at is not None
+    assert stored.next_run_at > storage.now()
+
+
+def test_whoever_changes_a_schedule_just_as_it_fires_makes_no_second_job_for_that_firing(
+    storage: Storage,
+) -> None:
+    minute = storage.now().replace(second=0, microsecond=0)
+    storage.upsert_recurring_job(replace(minutely("* * * * *"), next_run_at=minute))
+    storage.fire_due_recurring()
+
+    storage.upsert_recurring_job(minutely("*/1 * * * *").from_now_on(minute - timedelta(milliseconds=10)))
+    storage.fire_due_recurring()
+
+    assert storage.list_recurring_jobs()[0].cron == "*/1 * * * *"
+    assert fired_for(storage).count(minute.isoformat()) == 1
+
+
+def minutely(cron: str) -> RecurringJob:
+    return RecurringJob.new("tick", cron, "work")
+
+
+def fired_for(storage: Storage) -> list[str]:
+    """The firing times of all jobs, each as the job is told of it."""
+    return [str(job.metadata["fire_at"]) for job in storage.list_jobs(JobFilter()).jobs]
+
+
+@pytest.mark.parametrize("queue", [DAILY.queue, "letters"], ids=["as it was", "changed"])
+def test_a_declaration_waits_for_a_person_who_is_switching_the_template_off(
+    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any], queue: str
+) -> None:
+    storage.upsert_recurring_job(DAILY)
+    person, table = connect(), raw.name("recurring_jobs")
+    if raw.is_sqlite:
+        person.execute("BEGIN IMMEDIATE")
+    person.execute(f"UPDATE {table} SET enabled = {'0' if raw.is_sqlite else 'false'}, next_run_at = NULL")
+
+    declare_while_blocked(raw, url, replace(DAILY, queue=queue), then=person.commit)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert (stored.enabled, stored.next_run_at, stored.queue) == (False, None, queue)
+
+
+def declare_while_blocked(raw: Raw, url: str, template: RecurringJob, *, then: Callable[[], object]) -> None:
+    """Declare it from another connection, and let it go on by `then` once it waits for a lock."""
+    name = f"declarer-{uuid.uuid4()}"
+    with closing(open_patiently(url, application_name=name)) as another, ThreadPoolExecutor(1) as thread:
+        declared = thread.submit(another.upsert_recurring_job, template)
+        wait_until_blocked(raw, name, declared)
+        then()
+        declared.result(PATIENCE_S)
+
+
+def wait_until_blocked(raw: Raw, name: str, call: Future[None]) -> None:
+    """Until this session waits for a lock; an SQLite file shows nobody who waits for it."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
+
+    def is_blocked() -> bool:
+        assert not call.done()
+        return raw.is_sqlite or bool(raw.run(waiting, name))
+
+    wait_until(is_blocked, what="a session that waits for a lock")

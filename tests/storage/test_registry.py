@@ -14,14 +14,15 @@ import pytest
 
 from qml_mp.core.answers import Answers, ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
+from qml_mp.core.server_description import ServerDescription, ToldLoop, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, SelfDescription, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Heard
+from tests import failpoints
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, claim_new, fetch, open_patiently, present
-from tests.storage.test_postgres_threads import WAITING
+from tests.storage.helpers import DONE, HOUR, KEEP, WAITING, claim_new, fetch, open_patiently, present
 from tests.until import wait_until
 
 PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=2**40)
@@ -52,13 +53,6 @@ def test_a_server_is_listed_as_registered_with_the_databases_heartbeat(storage: 
         server("b#2", minutes=2),
     ]
     assert all(abs(info.last_heartbeat - storage.now()) < MINUTE for info in listed)
-
-
-def test_registering_again_replaces_the_row(storage: Storage) -> None:
-    storage.register_server(server("a#1"))
-    storage.register_server(replace(server("a#1"), worker_count=7))
-
-    assert [info.worker_count for info in storage.list_servers()] == [7]
 
 
 def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage: Storage) -> None:
@@ -140,19 +134,6 @@ def test_workers_are_listed_by_server_and_number(storage: Storage) -> None:
         assert storage.register_worker(info)
 
     assert storage.list_workers() == [workers[2], workers[1], workers[0]]
-
-
-def test_a_worker_registered_again_is_replaced_and_leaves_once(storage: Storage) -> None:
-    storage.register_server(server("a#1"))
-    storage.register_worker(worker("w-1", "a#1", 1))
-    storage.register_worker(worker("w-1", "a#1", 9))
-    before = storage.list_workers()
-
-    storage.deregister_worker("w-1")
-    storage.deregister_worker("w-1")
-
-    assert [info.number for info in before] == [9]
-    assert storage.list_workers() == []
 
 
 def test_a_worker_whose_server_was_declared_dead_is_not_registered(storage: Storage) -> None:
@@ -308,3 +289,63 @@ def test_claims_of_a_server_whose_row_is_gone_are_reclaimed_only_without_a_condi
     assert storage.reclaim_server("a#1", silent_for=MINUTE) == 0
     assert [held.key for held in storage.claims()] == [claim.key]
     assert storage.reclaim_server("a#1", silent_for=None) == 1
+
+
+@pytest.mark.fault(36)
+def test_a_lost_reply_to_a_reclaim_gives_nothing_back_twice(storage: Storage, reset_failpoints: None) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("w-1", "a#1"))
+    lost = [claim_new(storage, server="a#1", worker="w-1") for _ in range(3)]
+    failpoints.arm("storage.committed=raise:1")
+    with pytest.raises(StorageUnavailable):
+        storage.reclaim_server("a#1", silent_for=None)
+    failpoints.arm("")
+    again = storage.exchange((), fetch=fetch(server="b#1", worker="w"), limit=9, retention=KEEP).claims
+
+    assert storage.reclaim_server("a#1", silent_for=None) == 0
+
+    assert {claim.job.claim_seq for claim in again} == {2}
+    assert not any(storage.finish(claim, DONE, retention=KEEP).accepted for claim in lost)
+    assert all(storage.finish(claim, DONE, retention=KEEP).accepted for claim in again)
+
+
+# What servers tell of themselves, and what the storage takes.
+
+TOLD = ServerDescription(
+    app="tasks:app",
+    versions={"qml-mp": "1.2", "Python": "3.11"},
+    settings=(ToldSetting(name="job_timeout", value="5m", source="QML_MP_JOB_TIMEOUT"),),
+    loops=(
+        ToldLoop(name="heartbeat", succeeded_at=datetime(2026, 1, 2, tzinfo=UTC), is_failing=False),
+        ToldLoop(name="settle", succeeded_at=None, is_failing=True),
+    ),
+)
+
+
+def test_what_a_server_tells_of_itself_is_read_back(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_server(server("b#2"))
+
+    assert storage.describe_server("a#1", TOLD)
+
+    assert storage.server_descriptions() == {"a#1": TOLD, "b#2": ServerDescription()}
+
+
+def test_a_server_that_is_not_registered_has_nothing_to_tell(storage: Storage) -> None:
+    assert not storage.describe_server("a#1", TOLD)
+    assert storage.server_descriptions() == {}
+
+
+def test_the_size_grows_with_the_jobs_and_names_the_database(storage: Storage) -> None:
+    storage.enqueue(Job.new("m", "x"))
+    before = storage.size()
+
+    storage.enqueue_many([Job.new("m", "x" * 1000) for _ in range(500)])
+
+    after = storage.size()
+    assert after.size_bytes > before.size_bytes + 500_000
+    assert after.version.startswith(("SQLite 3.", "PostgreSQL "))
+    assert sum(table.size_bytes for table in after.tables) == after.size_bytes
+    assert [table.size_bytes for table in after.tables] == sorted(
+        (table.size_bytes for table in after.tables), reverse=True
+    )

@@ -1,48 +1,33 @@
-"""Tests of the storage: the SQLite file under bad conditions."""
+"""Tests of the storage: the SQLite file under bad conditions: locked, removed, damaged, full, mounted."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
-from qml_mp.storage.sqlite import connection, disk
-from qml_mp.storage.sqlite.users import has_lost_its_log
+from qml_mp.storage.sqlite import disk
+from qml_mp.storage.sqlite.mounts import caveats_of
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
-from tests.storage.sqlite_programs import (
-    CLOSING,
-    CREATE_TABLE,
-    IMPATIENT,
-    NEWCOMER,
-    OPENING,
-    check,
-    run_program,
-)
+from tests.storage.helpers import DONE, KEEP, claim_new, in_children, open_sqlite, present, sqlite_connection
+from tests.storage.sqlite_programs import IMPATIENT, check, run_program
 
 NOBODY = 65534
-STOPPED_IN_A_WRITE = """
-import os, signal, sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
-os.kill(os.getpid(), signal.SIGSTOP)
-"""
 
 
 @pytest.fixture
@@ -78,16 +63,6 @@ def test_the_mode_of_a_file_that_was_there_stays(storage: Storage, path: Path) -
     storage.enqueue(Job.new("work"))
 
     assert mode_of(path) == 0o660
-
-
-def test_commits_go_to_a_write_ahead_log(storage: Storage) -> None:
-    with sqlite_connection(storage).read() as connection:
-        settings = {
-            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        }
-
-    assert settings == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1}
 
 
 def test_the_tables_live_beside_those_of_the_user(storage: Storage, path: Path) -> None:
@@ -131,22 +106,6 @@ def test_a_lock_is_said_to_be_that_of_this_program_where_it_is(storage: Storage,
     assert "is locked by a transaction that this program itself has open" in str(in_this_program.value)
     assert "using(conn=connection)" in str(in_this_program.value)
     assert "is locked by another program" in elsewhere
-
-
-@pytest.mark.fault(43)
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells nobody who has a lock")
-def test_a_lock_of_a_program_that_is_stopped_is_said_to_be_its(storage: Storage, path: Path) -> None:
-    storage.migrate()
-    with subprocess.Popen([sys.executable, "-c", STOPPED_IN_A_WRITE, path]) as other:
-        os.waitid(os.P_PID, other.pid, os.WSTOPPED)
-        try:
-            with pytest.raises(StorageUnavailable, match=rf"pid {other.pid}, .*kill -CONT {other.pid}"):
-                storage.enqueue(Job.new("work"))
-        finally:
-            other.send_signal(signal.SIGCONT)
-
-    storage.enqueue(Job.new("work"))
-    assert sum(storage.job_counts().values()) == 1
 
 
 @pytest.mark.fault(44)
@@ -195,59 +154,12 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
 
 
 @pytest.mark.fault(44)
-@pytest.mark.parametrize("has_proc", [True, False])
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (connection, "version_of"),
-        (connection, "log_of"),
-        (disk, "identity_of_file"),
-        (disk, "index_of"),
-        (disk, "_shown_name"),
-        (disk, "open_descriptors"),
-    ],
-    ids=["connected to", "read", "with its log", "with what is known of the log", "of its index", "of all"],
-)
-def test_a_file_deleted_just_while_it_is_opened_is_said_to_be_deleted_and_takes_no_job(
-    storage: Storage,
-    path: Path,
-    owner: ModuleType,
-    name: str,
-    has_proc: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    storage.enqueue(Job.new("work"))
-    storage.close()
-    descriptors = len(os.listdir("/dev/fd"))
-    if not has_proc:
-        monkeypatch.setattr(disk, "_shown_name", lambda _: None)
-    call = getattr(owner, name)
-
-    def with_all_deleted(*arguments: Any) -> Any:
-        for file in list(path.parent.iterdir()):
-            file.unlink()
-        return call(*arguments)
-
-    monkeypatch.setattr(owner, name, with_all_deleted)
-    for _ in range(2):
-        with pytest.raises(StorageUnreachable, match=r"The SQLite file .*, or .* was deleted or replaced"):
-            storage.enqueue(Job.new("work"))
-
-    assert not path.exists()
-    assert len(os.listdir("/dev/fd")) == descriptors
-
-
-@pytest.mark.fault(44)
-@pytest.mark.parametrize("has_proc", [True, False])
-@pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("name", ["jobs.db-wal", "jobs.db-shm"])
 def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(
-    storage: Storage, path: Path, name: str, replaced: bool, has_proc: bool, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, path: Path, name: str
 ) -> None:
-    if not has_proc:
-        monkeypatch.setattr(disk, "_shown_name", lambda _: None)
     before = storage.enqueue(Job.new("work"))
-    remove(path.with_name(name), replaced=replaced)
+    path.with_name(name).unlink()
 
     with pytest.raises(StorageUnavailable, match="deleted or replaced"):
         storage.enqueue(Job.new("work"))
@@ -258,71 +170,9 @@ def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(
     assert check(path) == "ok"
 
 
-@pytest.mark.fault(44)
-@pytest.mark.parametrize(
-    ("names", "replaced"),
-    [(["-shm"], False), (["-shm"], True), (["-wal"], False), (["-wal", "-shm"], False)],
-    ids=["index", "index replaced", "log", "both"],
-)
-def test_who_comes_after_a_log_was_removed_is_refused_as_long_as_others_use_it(
-    storage: Storage, path: Path, names: list[str], replaced: bool
-) -> None:
-    acked = [storage.enqueue(Job.new("work"))]
-    for name in names:
-        remove(path.with_name(f"jobs.db{name}"), replaced=replaced)
-
-    told = run_program(NEWCOMER, path)
-    storage.close()
-
-    acked.append(storage.enqueue(Job.new("work")))
-    assert "deleted or replaced" in told
-    assert [job_id for job_id in acked if storage.get(job_id) is None] == []
-    assert check(path) == "ok"
-
-
-@pytest.mark.parametrize("program", [OPENING, CLOSING], ids=["opens", "closes"])
-def test_who_opens_or_closes_the_file_for_long_is_not_taken_for_one_that_has_lost_its_log(
-    storage: Storage, path: Path, program: str
-) -> None:
-    """On a busy machine another process may stand still between two system calls."""
-    storage.migrate()
-    storage.close()
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"ready\n"
-        is_lost = has_lost_its_log(str(path))
-        other.communicate()
-
-    assert not is_lost
-
-
-@pytest.mark.fault(44)
-@pytest.mark.parametrize("replaced", [False, True])
-def test_what_another_program_commits_beside_a_removed_index_stays(
-    storage: Storage, path: Path, replaced: bool
-) -> None:
-    before = storage.enqueue(Job.new("work"))
-    remove(path.with_name("jobs.db-shm"), replaced=replaced)
-    run_program(CREATE_TABLE, path)
-
-    storage.close()
-
-    assert storage.get(before) is not None
-    with closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
-    assert check(path) == "ok"
-
-
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match=r"folder of the SQLite file .*jobs.db does not exist"):
         open_sqlite(tmp_path / "no" / "jobs.db").enqueue(Job.new("work"))
-
-
-def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=tmp_path.name):
-        open_sqlite(tmp_path).enqueue(Job.new("work"))
 
 
 def test_another_kind_of_file_is_refused_and_left_alone(storage: Storage, path: Path) -> None:
@@ -415,20 +265,182 @@ def test_storages_that_come_and_go_leave_no_descriptor(path: Path) -> None:
     assert counts == [counts[0]] * 20
 
 
-def test_a_storage_that_is_dropped_unclosed_leaves_no_descriptor(path: Path) -> None:
-    open_sqlite(path).enqueue(Job.new("work"))
-    gc.collect()  # else what earlier tests have left may close one meanwhile
-    before = len(os.listdir("/proc/self/fd"))
+# When what is committed to an SQLite file is on the disk, and a disk that fails.
 
-    for _ in range(5):
-        open_sqlite(path).enqueue(Job.new("work"))
-
-    assert len(os.listdir("/proc/self/fd")) == before
+Before = Callable[[], None]
 
 
-def remove(file: Path, *, replaced: bool) -> None:
-    """Delete it, or have a copy take its place."""
-    if replaced:
-        os.replace(shutil.copy(file, file.with_name("other")), file)
-    else:
-        file.unlink()
+@pytest.fixture
+def migrated(path: Path) -> Iterator[Storage]:
+    with closing(open_sqlite(path)) as opened:
+        opened.migrate()
+        yield opened
+
+
+@pytest.fixture
+def before_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Before], None]:
+    """Have something done before each wait for the disk, which then is waited for."""
+    wait = disk._sync
+
+    def install(before: Before) -> None:
+        def waited(descriptor: int) -> None:
+            before()
+            wait(descriptor)
+
+        monkeypatch.setattr(disk, "_sync", waited)
+
+    return install
+
+
+def rows(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        count: int = connection.execute("SELECT count(*) FROM qml_jobs").fetchone()[0]
+        return count
+
+
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_the_disk_is_waited_for_without_the_lock_and_before_anybody_is_told(
+    migrated: Storage, path: Path, before_disk: Callable[[Before], None]
+) -> None:
+    seen = []
+
+    def look() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")  # raises while the lock is held
+            seen.append(rows(path))
+
+    before_disk(look)
+
+    migrated.enqueue(Job.new("work"))
+    migrated.enqueue_many(Job.new("work", n) for n in range(3))
+
+    assert seen == [1, 4]
+
+
+def test_an_outcome_that_the_disk_refused_is_told_once_it_is_stored_anew(
+    migrated: Storage, path: Path, before_disk: Callable[[Before], None], tmp_path: Path
+) -> None:
+    claim = claim_new(migrated)
+    before_disk(fail)
+    with pytest.raises(StorageUnreachable, match="disk reported an error"):
+        migrated.finish(claim, DONE, retention=KEEP)
+    before_disk(lambda: None)
+
+    assert migrated.finish(claim, DONE, retention=KEEP).accepted
+
+    # The kernel may have taken the log for written: what counts is in the file by itself now.
+    alone = shutil.copy(path, tmp_path / "alone.db")
+    with closing(open_sqlite(Path(alone))) as copy:
+        assert present(copy, claim).state_name is StateName.SUCCEEDED
+
+
+# Where an SQLite file is mounted, and what that means for its log.
+
+_USE = """
+import sys
+from qml_mp.core.job import Job
+from qml_mp.storage.open import open_storage
+storage = open_storage(sys.argv[1])
+for use in (storage.check_rights, storage.schema_version, lambda: storage.enqueue(Job.new("work"))):
+    try:
+        use()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+_BIND = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+_BOUND = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+
+
+def in_mounts(
+    source: Path, target: Path, *command: str, how: str = _BIND
+) -> subprocess.CompletedProcess[str]:
+    """Run the command where `target` is a bind mount of `source`, or else what `how` makes of the two; fail
+    where no such mount can be made."""
+    mounting = (*_BOUND, how, "sh", str(source), str(target))
+    tried = subprocess.run([*mounting, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.fail(
+            "This test mounts a file in a namespace of its own: run it as root on Linux, in a container with "
+            f"CAP_SYS_ADMIN. It got {tried.returncode}: {tried.stderr}"
+        )
+    return subprocess.run([*mounting, *command], capture_output=True, text=True)
+
+
+@pytest.fixture
+def shown_mounts(tmp_path: Path) -> Callable[..., Path]:
+    """Writes what /proc/self/mountinfo would show of these mount points, escaped as it does."""
+
+    def write(*points: str, kind: str = "ext4") -> Path:
+        lines = [
+            f"{36 + number} 35 98:0 /there {point} rw,noatime master:1 - {kind} /dev/root rw"
+            for number, point in enumerate(points)
+        ]
+        file = tmp_path / "mountinfo"
+        file.write_text("\n".join([*lines, ""]))
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["jobs.db", "with space.db", "back\\slash.db"])
+def test_a_file_that_is_mounted_without_its_folder_is_refused_and_left_alone(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "container").mkdir()
+    on_host, mounted = tmp_path / "host" / name, tmp_path / "container" / name
+    on_host.touch()
+    mounted.touch()
+    (tmp_path / "link.db").symlink_to(mounted)
+
+    for path in (mounted, tmp_path / "link.db"):
+        used = in_mounts(on_host, mounted, sys.executable, "-c", _USE, open_sqlite(path).url)
+
+        told = used.stdout.splitlines()
+        assert [line.partition(" ")[0] for line in told] == ["StorageError"] * 3, used
+        assert all("mounted by itself, without its folder" in line for line in told)
+    assert os.listdir(tmp_path / "container") == [name]
+    assert on_host.stat().st_size == 0
+
+
+def test_a_file_whose_folder_is_mounted_is_used(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "container").mkdir()
+    url = open_sqlite(tmp_path / "container" / "jobs.db").url
+
+    used = in_mounts(tmp_path / "host", tmp_path / "container", sys.executable, "-c", _USE, url)
+
+    assert (used.returncode, used.stdout) == (0, "")
+    assert sum(open_sqlite(tmp_path / "host" / "jobs.db").job_counts().values()) == 1
+
+
+def test_a_file_on_a_local_disk_under_one_name_has_no_caveat(tmp_path: Path) -> None:
+    storage = open_sqlite(tmp_path / "jobs.db")
+    before = list(storage.caveats)
+    storage.enqueue(Job.new("work"))
+
+    assert before == list(storage.caveats) == []
+
+
+def test_a_file_with_two_names_has_a_caveat(tmp_path: Path) -> None:
+    storage: Storage = open_sqlite(tmp_path / "jobs.db")
+    storage.migrate()
+    os.link(tmp_path / "jobs.db", tmp_path / "copy.db")
+
+    [caveat] = storage.caveats
+
+    assert "2 names (hard links)" in caveat
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs"])
+def test_a_file_on_a_file_system_that_machines_share_has_a_caveat(
+    tmp_path: Path, kind: str, shown_mounts: Callable[..., Path]
+) -> None:
+    (tmp_path / "jobs.db").touch()
+
+    [caveat] = caveats_of(str(tmp_path / "jobs.db"), mounts=shown_mounts("/", str(tmp_path), kind=kind))
+
+    assert f"the file is on {kind}, which several machines can share" in caveat

@@ -33,6 +33,7 @@ MOST_STATEMENTS = 500
 JOBS = 120  # more than one statement writes
 
 
+# Ten seconds on a busy machine: a process for each of its statements.
 @pytest.mark.fault(3)
 def test_a_process_killed_at_any_statement_leaves_whole_transactions_only(tmp_path: Path) -> None:
     for number in range(1, MOST_STATEMENTS):

@@ -1,4 +1,4 @@
-"""Tests of the storage: a supervisor is woken by what others commit."""
+"""Tests of the storage: what others commit wakes a supervisor, and is seen by those who only read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from qml_mp.core.limits import LimitKind
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
 from tests.failpoints import arm
-from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, register, set_limit
+from tests.storage.helpers import DONE, KEEP, claim_new, fetch, in_an_hour, in_children, register, set_limit
 from tests.until import PATIENCE_S
 
 
@@ -71,14 +69,6 @@ def test_a_job_enqueued_by_another_process_wakes(storage: Storage, url: str) -> 
         assert woken(waker)
 
 
-def test_each_of_several_commits_wakes(opened: Callable[[], Storage], waker: Waker) -> None:
-    other = opened()
-
-    for _ in range(5):
-        other.enqueue(Job.new("work"))
-        assert woken(waker)
-
-
 def test_a_heartbeat_of_its_own_wakes_nobody_and_hides_no_job(storage: Storage, waker: Waker) -> None:
     one = ServerInfo(
         id="one", name="one", hostname="here", process=host.identity(), worker_count=1, queues=(),
@@ -97,36 +87,10 @@ def test_a_heartbeat_of_its_own_wakes_nobody_and_hides_no_job(storage: Storage, 
     assert woken(waker)
 
 
-def test_what_is_written_beside_an_sqlite_file_wakes_nobody(
-    storage: Storage, waker: Waker, tmp_path: Path
-) -> None:
-    """Such as the server's own log."""
-    log = tmp_path / "server.log"
-    log.touch()
-    while select.select([waker.fileno()], [], [], 1.5)[0]:  # looks at growing intervals, the last after 1 s
-        waker.drain()
-
-    log.write_text("a line")
-
-    assert select.select([waker.fileno()], [], [], 0.1)[0] == []
-
-
-def test_a_write_ahead_log_that_is_made_anew_is_watched(storage: Storage, url: str, waker: Waker) -> None:
-    """With the last connection to the file SQLite removes the log, and the next one makes another."""
-    storage.close()
-    for _ in range(2):
-        statuses = in_children([lambda: open_storage(url).enqueue(Job.new("work"))])
-
-        assert statuses == [0]
-        assert woken(waker)
-        storage.close()
-
-
-@pytest.mark.parametrize(("ended", "taken"), [(1, 0), (2, 1)])
 def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_it(
-    storage: Storage, opened: Callable[[], Storage], waker: Waker, ended: int, taken: int
+    storage: Storage, opened: Callable[[], Storage], waker: Waker
 ) -> None:
-    other = opened()
+    other, ended, taken = opened(), 1, 0
     storage.enqueue_many(Job.new("work", queue="a") for _ in range(ended + taken))
     claims = other.exchange((), fetch=fetch("a"), limit=ended, retention=KEEP).claims
     set_limit(storage, LimitKind.METHOD, "work", max_running=ended)
@@ -142,16 +106,8 @@ def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_
     assert storage.exchange((), fetch=fetch("b"), limit=10, retention=KEEP).claims
 
 
-@pytest.mark.parametrize(
-    "remove",
-    [
-        pytest.param(partial(Storage.deregister_worker, worker_id="w-1"), id="settled"),
-        pytest.param(partial(Storage.reclaim_server, server_id="one", silent_for=None), id="reclaimed"),
-        pytest.param(partial(Storage.deregister_server, server_id="one"), id="left"),
-    ],
-)
 def test_a_place_of_which_a_killed_worker_had_no_time_to_tell_is_told_when_the_worker_is_removed(
-    storage: Storage, opened: Callable[[], Storage], waker: Waker, remove: Callable[[Storage], object]
+    storage: Storage, opened: Callable[[], Storage], waker: Waker
 ) -> None:
     other = opened()
     register(storage, "one", "w-1")
@@ -168,7 +124,7 @@ def test_a_place_of_which_a_killed_worker_had_no_time_to_tell_is_told_when_the_w
     while woken(waker, within_s=0.5):
         pass
 
-    remove(storage)
+    storage.deregister_worker("w-1")
 
     assert woken(waker)
     assert storage.exchange((), fetch=fetch("b"), limit=1, retention=KEEP).claims
@@ -218,18 +174,6 @@ def test_it_is_told_how_many_jobs_can_run(storage: Storage, waker: Waker, connec
     assert in_one_transaction.jobs >= 5
 
 
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite tells nothing
-def test_what_other_programs_tell_may_mean_anything(
-    storage: Storage, waker: Waker, url: str, connect: Callable[[], Any]
-) -> None:
-    storage.migrate()
-    connection = connect()
-    connection.execute("SELECT pg_notify(%s, %s)", [parse_target(url).channel, "\u00e9 -3"])
-    connection.commit()
-
-    assert told(waker) == WakeUp()
-
-
 def test_closing_twice_is_harmless_and_another_can_be_opened(storage: Storage, waker: Waker) -> None:
     waker.close()
     waker.close()
@@ -250,3 +194,51 @@ def test_a_deleted_sqlite_file_is_told(tmp_path: Path) -> None:
 
             with pytest.raises(StorageUnavailable, match="deleted or replaced"):
                 woken(waker)
+
+
+# A storage's mark of commits, by which somebody who only reads sees that there is something new.
+
+
+def test_every_commit_of_another_changes_it(storage: Storage, opened: Callable[[], Storage]) -> None:
+    other = opened()
+    marks = [storage.commit_mark()]
+
+    claim = claim_new(other)
+    marks.append(storage.commit_mark())
+    other.finish(claim, DONE, retention=KEEP)
+    marks.append(storage.commit_mark())
+    other.set_paused("default", True)
+    marks.append(storage.commit_mark())
+
+    assert len(set(marks)) == len(marks)
+
+
+def test_a_transaction_that_was_open_changes_it_with_its_commit(
+    storage: Storage, connect: Callable[[], Any]
+) -> None:
+    storage.migrate()
+    with closing(connect()) as connection:
+        storage.enqueue_in(connection, [Job.new("work")])
+        before = storage.commit_mark()
+
+        connection.commit()
+
+        assert storage.commit_mark() != before
+
+
+def test_where_all_are_on_one_machine_a_waker_is_woken_by_a_finish(
+    storage: Storage, opened: Callable[[], Storage]
+) -> None:
+    claim = claim_new(storage)
+    other = opened()
+    if not other.is_on_one_machine:  # PostgreSQL tells of new jobs alone: its mark has to be asked
+        return
+    waker = other.open_waker()
+    assert waker is not None
+    with closing(waker):
+        waker.drain()
+
+        storage.finish(claim, DONE, retention=KEEP)
+
+        while waker.drain(soon=False) is None:
+            pass

@@ -21,14 +21,16 @@ _EXAMPLES = 50
 _EXAMPLES_POSTGRES = 20  # each takes the time of several of SQLite's
 
 
+@pytest.mark.parametrize("many", [1, pytest.param(20, marks=pytest.mark.nightly)], ids=["few", "many"])
 @pytest.mark.fault(36)
 @pytest.mark.fault(72)
 @pytest.mark.fault(73)
 def test_any_history_of_supervisors_and_workers_leaves_what_the_model_says(
-    url: str, raw: Raw, request: pytest.FixtureRequest
+    url: str, raw: Raw, request: pytest.FixtureRequest, many: int
 ) -> None:
+    # Ten seconds on a busy machine: fewer histories would not reach the rules that need several others.
     examples = _EXAMPLES if raw.is_sqlite else _EXAMPLES_POSTGRES
-    chosen = settings(max_examples=examples, derandomize=True, deadline=None)
+    chosen = settings(max_examples=examples * many, derandomize=True, deadline=None)
     if request.config.getoption("--hypothesis-profile") == "soak":
         chosen = settings.get_profile("soak")
     with ExitStack() as stack:

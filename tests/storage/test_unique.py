@@ -1,14 +1,11 @@
-"""Tests of the storage: unique keys that are held for a period, and jobs that replace the one with the
-key."""
+"""Tests of the storage: unique keys, and jobs that replace the one that has the key."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import pytest
@@ -21,8 +18,17 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_children, open_patiently, present
-from tests.storage.test_exchange import before_query, interrupt
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    before_query,
+    fetch,
+    in_children,
+    interrupt,
+    open_patiently,
+    present,
+)
 
 REPLACE: dict[str, Any] = {"unique_key": "k", "on_conflict": "replace"}
 
@@ -111,27 +117,6 @@ def test_one_that_was_replaced_is_kept_as_its_app_says(
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("on_conflict", ["keep", "replace"])
-@pytest.mark.parametrize("period", [None, HOUR])
-def test_one_whose_reply_was_lost_and_that_another_has_replaced_since_replaces_nothing(
-    storage: Storage, period: timedelta | None, on_conflict: Any, many: bool
-) -> None:
-    def enqueue(new: Job) -> str:
-        return storage.enqueue_many([Job.new("work"), new])[1] if many else storage.enqueue(new)
-
-    first, second = (job(unique_for=period, on_conflict=each) for each in (on_conflict, "replace"))
-    enqueue(first)
-    enqueue(second)
-
-    again = enqueue(first)
-
-    assert again == first.id
-    states = [present(storage, each.id).state_name for each in (first, second)]
-    assert states == [StateName.DELETED, StateName.ENQUEUED]
-    assert storage.lock_holder("qml-mp:unique:k") == (None if period is None else second.id)
-
-
-@pytest.mark.parametrize("many", [False, True])
 def test_one_that_replaces_without_a_period_holds_the_key_for_the_rest_of_the_others(
     storage: Storage, raw: Raw, many: bool
 ) -> None:
@@ -150,19 +135,6 @@ def test_one_that_replaces_without_a_period_holds_the_key_for_the_rest_of_the_ot
     assert storage.enqueue(fourth) == fourth.id
     states = [present(storage, each.id).state_name for each in (first, second, fourth)]
     assert states == [StateName.DELETED, StateName.DELETED, StateName.ENQUEUED]
-
-
-def test_the_rest_of_a_period_outlives_the_job_that_has_replaced_the_first(
-    storage: Storage, raw: Raw
-) -> None:
-    storage.enqueue(job(unique_for=HOUR))
-    second = storage.enqueue(job(**REPLACE))
-    end_the_next(storage)
-
-    assert storage.enqueue(job(unique_for=HOUR)) == second
-    raw.age("locks", "expires_at", 2 * HOUR)
-    later = job(unique_for=HOUR)
-    assert storage.enqueue(later) == later.id
 
 
 def test_of_a_list_the_last_replaces_and_the_first_is_kept(storage: Storage) -> None:
@@ -192,7 +164,7 @@ def test_it_is_written_with_the_callers_transaction(
 
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(50, {}), (50, {"unique_for": HOUR}), (15, {"on_conflict": "replace"})],
+    [(15, {"unique_for": HOUR}), (15, {"on_conflict": "replace"})],
     ids=str,
 )
 def test_of_many_processes_that_enqueue_one_key_at_once_exactly_one_row_is_left(
@@ -216,21 +188,12 @@ def test_of_many_processes_that_enqueue_one_key_at_once_exactly_one_row_is_left(
     assert counts[StateName.DELETED] == (processes - 1 if "on_conflict" in options else 0)
 
 
-@pytest.mark.parametrize("way", ["interrupted", "killed"])
 def test_stopped_before_any_of_its_queries_it_has_replaced_nothing(
-    url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, way: str
+    url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = storage.enqueue(job(unique_for=HOUR))
     new = job(**REPLACE, unique_for=HOUR)
     storage.close()
-
-    def die_before(number: int) -> bool:
-        def run() -> None:
-            with closing(open_storage(url)) as mine:
-                before_query(mine, number, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-                mine.enqueue(new)
-
-        return in_children([run]) == [0]
 
     def fail_before(number: int) -> bool:
         with closing(open_storage(url)) as mine, monkeypatch.context() as patched:
@@ -242,7 +205,7 @@ def test_stopped_before_any_of_its_queries_it_has_replaced_nothing(
             return True
 
     for number in count(1):
-        if (die_before if way == "killed" else fail_before)(number):
+        if fail_before(number):
             break
         assert present(storage, first).state_name is StateName.ENQUEUED
         assert storage.lock_holder("qml-mp:unique:k") == first
@@ -259,3 +222,56 @@ def test_stopped_before_any_of_its_queries_it_has_replaced_nothing(
 def test_what_no_job_can_have_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidJob):
         job(**wrong)
+
+
+# A list of jobs with one unique key several times does what its jobs would do one by
+
+KINDS: dict[str, dict[str, Any]] = {
+    "keeps": {},
+    "keeps for an hour": {"unique_for": HOUR},
+    "replaces": {"on_conflict": "replace"},
+    "replaces for an hour": {"unique_for": HOUR, "on_conflict": "replace"},
+}
+EARLIER = ["none", "waits", "waits for an hour", "runs", "has ended in its hour"]
+_HELD = "qml-mp:unique:k"
+
+
+def enqueue_earlier(storage: Storage, what: str) -> None:
+    if what == "none":
+        return
+    storage.enqueue(job(unique_for=HOUR if "hour" in what else None))
+    if what.startswith("waits"):
+        return
+    claim = storage.fetch_and_lock_job(fetch())
+    assert claim is not None
+    if what == "has ended in its hour":
+        storage.finish(claim, DONE, retention=KEEP)
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
+def test_a_list_does_what_its_jobs_do_one_by_one(storage: Storage, raw: Raw, earlier: str) -> None:
+    def outcome(kinds: tuple[str, ...], *, many: bool) -> object:
+        """Of each the place of the job that stands for it and its state; and who holds the key."""
+        for table in ("jobs", "locks"):
+            raw.run(f"DELETE FROM {{{table}}}")
+        enqueue_earlier(storage, earlier)
+        jobs = [job(**KINDS[kind]) for kind in kinds]
+        ids = storage.enqueue_many(jobs) if many else [storage.enqueue(each) for each in jobs]
+        places = {each.id: place for place, each in enumerate(jobs)}
+        holder = places.get(storage.lock_holder(_HELD) or "")
+        return [(places.get(job_id), present(storage, job_id).state_name) for job_id in ids], holder
+
+    for kinds in product(KINDS, repeat=3):
+        assert outcome(kinds, many=True) == outcome(kinds, many=False), kinds
+
+
+@pytest.mark.parametrize("period", [None, HOUR])
+def test_a_list_whose_reply_was_lost_is_written_once(storage: Storage, period: Any) -> None:
+    jobs = [job(on_conflict="replace", unique_for=period) for _ in range(7)]
+
+    first, again = storage.enqueue_many(jobs), storage.enqueue_many(jobs)
+
+    assert first == again == [each.id for each in jobs]
+    assert present(storage, jobs[-1].id).state_name is StateName.ENQUEUED
+    assert storage.job_counts()[StateName.DELETED] == 6
+    assert storage.lock_holder(_HELD) == (None if period is None else jobs[-1].id)
