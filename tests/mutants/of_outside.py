@@ -20,7 +20,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/unit/test_retry.py::test_a_jobs_own_max_retries_takes_the_place_of_the_attempts",
-            "tests/unit/test_inline.py::test_retries_are_counted_and_not_waited_for",
+            "tests/api/test_inline.py::test_retries_are_counted_and_not_waited_for",
         ),
     ),
     Mutant(
@@ -47,7 +47,7 @@ MUTANTS = (
             Change("qml_mp/inline.py", "                raise failure\n", "                continue\n"),
         ),
         tests=(
-            "tests/unit/test_inline.py::test_enqueue_raises_what_the_last_attempt_raised_where_that_is_wanted",
+            "tests/api/test_inline.py::test_enqueue_raises_what_the_last_attempt_raised_where_that_is_wanted",
         ),
     ),
     Mutant(
@@ -60,7 +60,7 @@ MUTANTS = (
                 "arguments = parameters.signature.bind_partial(*args, **kwargs).arguments",
             ),
         ),
-        tests=("tests/unit/test_enqueueing.py::test_a_wrong_argument_fails_at_once_and_nothing_is_written",),
+        tests=("tests/api/test_enqueueing.py::test_a_wrong_argument_fails_at_once_and_nothing_is_written",),
     ),
     Mutant(
         name="result-not-rebuilt",
@@ -72,7 +72,9 @@ MUTANTS = (
                 "return value",
             ),
         ),
-        tests=("tests/unit/test_returned.py::test_a_result_comes_back_equal_and_of_its_type",),
+        tests=(
+            "tests/api/test_conversion.py::test_an_argument_and_a_result_come_back_equal_and_of_their_type",
+        ),
     ),
     Mutant(
         name="nan-accepted",
@@ -97,7 +99,7 @@ MUTANTS = (
             ),
         ),
         tests=(
-            "tests/cli/test_settings_sources.py::test_a_flag_wins_over_the_code_the_environment_and_the_file",
+            "tests/cli/test_settings_sources.py::test_the_number_of_workers_is_taken_from_the_first_source_that_has_one",
         ),
     ),
     Mutant(
@@ -152,7 +154,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/cli/test_bad_input.py::test_a_url_is_never_quoted_with_its_password",
-            "tests/unit/test_shown_url.py::test_passwords_are_masked_wherever_they_stand",
+            "tests/unit/test_urls.py::test_passwords_are_masked_wherever_they_stand",
         ),
     ),
     Mutant(

@@ -19,7 +19,7 @@ MUTANTS = (
             ),
         ),
         tests=(
-            "tests/processes/test_frozen_servers.py::"
+            "tests/processes/test_peers.py::"
             "test_of_a_stopped_server_of_this_host_the_workers_are_killed_before_others_run_its_jobs",
         ),
     ),
@@ -58,7 +58,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/processes/test_ladder.py::"
-            "test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_timeout[sqlite-stubborn]",
+            "test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_timeout[sqlite-deaf]",
         ),
     ),
     Mutant(
@@ -98,7 +98,7 @@ MUTANTS = (
                 "if now >= self.kill_at:\n            return Rung.DUMP_STACK",
             ),
         ),
-        tests=("tests/unit/test_ladder.py",),
+        tests=("tests/unit/test_outcome.py",),
     ),
     Mutant(
         name="job-killed-without-an-interruption",
@@ -110,7 +110,7 @@ MUTANTS = (
                 "if now >= self.interrupt_at:\n            return Rung.ASK",
             ),
         ),
-        tests=("tests/unit/test_ladder.py",),
+        tests=("tests/unit/test_outcome.py",),
     ),
     Mutant(
         name="process-group-not-killed",
@@ -195,10 +195,8 @@ MUTANTS = (
             ),
         ),
         tests=(
-            "tests/processes/test_held_claims.py::"
-            "test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_for_none_but_that_in_hand",
-            "-k",
-            "sqlite and finish",
+            "tests/processes/test_faults_held.py::"
+            "test_a_job_that_ends_its_process_costs_those_held_with_it_nothing",
         ),
     ),
     Mutant(

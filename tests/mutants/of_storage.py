@@ -27,8 +27,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/storage/test_finish.py::test_a_stale_claim_changes_nothing",
-            "tests/storage/test_finish.py::"
-            "test_of_several_successes_only_that_of_the_lost_claim_changes_nothing",
+            "tests/storage/test_exchange.py::test_a_lost_claim_changes_nothing_and_the_others_are_written",
         ),
     ),
     Mutant(
@@ -82,7 +81,7 @@ MUTANTS = (
                 '_BEST: Final = "j.priority, j.created_at, j.id"',
             ),
         ),
-        tests=("tests/storage/test_claim.py::test_higher_priorities_come_first_and_then_older_jobs",),
+        tests=("tests/storage/test_claims.py::test_higher_priorities_come_first_and_then_older_jobs",),
     ),
     Mutant(
         name="newest-first",
@@ -99,7 +98,7 @@ MUTANTS = (
                 '_BEST: Final = "j.priority DESC, j.created_at DESC, j.id DESC"',
             ),
         ),
-        tests=("tests/storage/test_claim.py::test_higher_priorities_come_first_and_then_older_jobs",),
+        tests=("tests/storage/test_claims.py::test_higher_priorities_come_first_and_then_older_jobs",),
     ),
     Mutant(
         name="delayed-job-a-second-early",
@@ -372,8 +371,7 @@ MUTANTS = (
             ),
         ),
         tests=(
-            "tests/storage/test_enqueue_bulk.py::"
-            "test_a_row_that_the_database_refuses_in_the_middle_keeps_out_all",
+            "tests/storage/test_enqueue.py::test_a_row_that_the_database_refuses_in_the_middle_keeps_out_all",
         ),
     ),
     Mutant(
