@@ -196,7 +196,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/processes/test_faults_held.py::"
-            "test_a_job_that_ends_its_process_costs_those_held_with_it_nothing",
+            "test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds",
         ),
     ),
     Mutant(

@@ -409,6 +409,24 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
 
 @pytest.mark.fault(2)
 @pytest.mark.fault(3)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@few("moment", ["finish.committed"], nightly=["claims.committed", "tickets.written", "outcome.recorded"])
+def test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds(
+    place: MakeServer, storage: Storage, tmp_path: Path, moment: str
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.0] * 400))
+    one = place(f"{moment}=kill:7", "-w", "1").start(ready=None)
+
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
+
+    assert (tmp_path / "mark").exists()
+    assert Counter(one.starts()) == Counter(ids)
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 @few("moment", ["exchange.received"], nightly=["exchange.sent"])
 def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_runs_none_twice(
