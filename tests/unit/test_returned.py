@@ -271,7 +271,7 @@ def test_a_set_with_an_order_of_its_own_keeps_it_as_a_result_and_another_has_the
         (np.array([b"a"]), r"The result holds bytes"),
         (
             np.array([1j]),
-            r"holds something of type complex, which is not JSON; return text, numbers, lists",
+            r"holds a complex, which is not JSON; return text, numbers, lists",
         ),
         (bytearray(b"a"), r"The result holds bytes"),
         (np.zeros, r"which is not JSON"),
