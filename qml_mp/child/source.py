@@ -42,6 +42,9 @@ _VARIABLES = (
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",  # Numba passes over OMP_NUM_THREADS
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",  # of libraries in Rust
 )
 
 

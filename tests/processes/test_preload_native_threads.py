@@ -48,6 +48,14 @@ jobs = [look.enqueue(), look.enqueue(), leave.enqueue()]
 code = BackgroundJobServer(ServerConfig(worker_count=1), app.storage, app.program).run()
 print(json.dumps([code, *(job.result for job in jobs)]))
 """
+SHARES_APP = """
+import os
+from qml_mp import QmlApp
+app = QmlApp()
+@app.job()
+def shares() -> list:
+    return [os.environ.get(name) for name in ("POLARS_MAX_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")]
+"""
 LIBRARIES = [
     "numpy", "pandas", "pyarrow", "polars", "sklearn", "joblib", "pool", "executor", "numba", "pillow",
 ]  # fmt: skip
@@ -92,6 +100,19 @@ def test_a_program_with_native_threads_runs_a_server(storage: Storage, url: str,
 
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) == [0, 1, 1, None]
+
+
+@on_sqlite
+def test_polars_numba_and_rayon_have_a_workers_share_of_the_cores(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "shares_app.py").write_text(SHARES_APP)
+    one = server("-w", "2", app="shares_app:app", PYTHONPATH=str(tmp_path)).start()
+
+    told = result_of(storage, "shares")
+
+    assert told == [str(max(1, len(os.sched_getaffinity(0)) // 2))] * 3
+    assert one.stop() == 0
 
 
 # Nightly: the libraries are slow to install, and the test above shows the same of another native thread.
