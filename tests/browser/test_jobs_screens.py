@@ -66,7 +66,7 @@ def test_a_time_that_is_typed_is_of_the_zone_in_which_times_are_shown(browser: B
         shown.goto(f"{site.origin}/jobs")
 
         shown.get_by_label("Until", exact=True).fill(there)
-        shown.get_by_role("button", name="Look").click()
+        shown.get_by_role("button", name="Filter").click()
 
         expect(shown.get_by_label("Until", exact=True)).to_have_value("2030-01-31T14:30:00+05:30")
         expect(shown.locator("#choice")).to_contain_text("all jobs until 2030-01-31T14:30:00+05:30")

@@ -524,5 +524,5 @@ def test_who_may_only_read_sees_no_action(
         for path in ("/jobs", f"/jobs/{job_id}", "/errors", "/jobs/change?change=retry&which=all"):
             response = client.get(path)
             assert response.status_code == 200
-            assert "<button>Look" in response.text or "<button" not in response.text
+            assert "<button>Filter" in response.text or "<button" not in response.text
             assert 'method="post"' not in response.text
