@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import socket
+import sys
 import threading
 import time
 from functools import cache
@@ -177,6 +178,27 @@ def thread_count() -> int | None:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return None
+
+
+def native_thread_names() -> list[str]:
+    """What the system calls the threads of this process besides its first one, those of Python too. Empty
+    where it does not tell."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            if int(thread) != os.getpid():
+                with contextlib.suppress(OSError):  # it has ended
+                    names.append(_text_of(f"/proc/self/task/{thread}/comm").strip())
+    return sorted(names)
+
+
+def other_python_threads() -> list[str]:
+    """The names of the threads that run Python code, besides the calling one. A lock that one of them holds
+    stays locked for ever in a copy of the process. Threads that a native library runs for itself are not
+    listed: they hold no locks of Python."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    here = threading.get_ident()
+    return [names.get(ident, f"thread {ident}") for ident in sys._current_frames() if ident != here]
 
 
 def lasting_thread_count() -> int | None:

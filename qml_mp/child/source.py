@@ -42,6 +42,9 @@ _VARIABLES = (
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",  # Numba passes over OMP_NUM_THREADS
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",  # of libraries in Rust
 )
 
 
@@ -213,8 +216,8 @@ class AppFacts:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The settings that were given to the import, with those that it puts into the environment of its process
     as `load_dotenv()` does."""
-    threads: int | None = None
-    """Native threads of the process that has imported it, once it had; None: not known."""
+    threads: tuple[str, ...] = ()
+    """The names of the threads of Python that the import has started."""
     error: str | None = None
 
 
@@ -236,7 +239,7 @@ def probe(source: ProgramSource) -> str:
         facts,
         files=tuple(sorted(files)),
         environment=settings_after_import(given),
-        threads=host.thread_count(),
+        threads=tuple(host.other_python_threads()),
     )
     config = None if facts.config is None else facts.config.plain()
     return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
@@ -250,7 +253,7 @@ def read_facts(text: str) -> AppFacts:
     facts["flush_timeout"] = timedelta(seconds=facts["flush_timeout"])
     facts["recurring"] = tuple(map(_template, facts["recurring"]))
     facts["limits"] = tuple(map(_limit, facts["limits"]))
-    for name in ("queues", "methods", "files"):
+    for name in ("queues", "methods", "files", "threads"):
         facts[name] = None if facts[name] is None else tuple(facts[name])
     return AppFacts(**facts)
 

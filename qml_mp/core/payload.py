@@ -7,7 +7,8 @@ backend can store (no NUL, no lone surrogate), at most `MAX_DEPTH` levels and `M
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 
@@ -38,14 +39,17 @@ class EncodedJson:
     text: str
 
     @classmethod
-    def of(cls, value: JsonValue, *, what: str) -> EncodedJson:
+    def of(cls, value: JsonValue, *, what: str, argument: str | None = None) -> EncodedJson:
         """Encode the value as `encode_json` does."""
-        return cls(value, encode_json(value, what=what))
+        return cls(value, encode_json(value, what=what, argument=argument))
 
 
-def encode_json(value: object, *, what: str) -> str:
-    """Return the value as compact JSON text; raise `InvalidJob` naming `what` and the place in it."""
-    _check(value, what=what)
+def encode_json(value: object, *, what: str, argument: str | None = None) -> str:
+    """Return the value as compact JSON text; raise `InvalidJob` naming `what` and the place in it.
+
+    Of an object of arguments, `argument` is how one of them is named: "show: the argument".
+    """
+    _check(value, what=what, argument=argument)
     text = "".join(_parts(value, 0))
     # A character takes at most 4 bytes.
     if 4 * len(text) > MAX_PAYLOAD_BYTES and (size_bytes := len(text.encode())) > MAX_PAYLOAD_BYTES:
@@ -83,6 +87,30 @@ def decode_json(text: str | bytes) -> JsonValue:
     return value
 
 
+def not_json(value: object, *, pass_: str = "pass", otherwise: str) -> str:
+    """ "an ndarray, which is not JSON; pass a list (.tolist()), or the path of a file": what the value is,
+    and what helps. `pass_` is what its owner does with it, and `otherwise` what helps where its kind does not
+    tell."""
+    kind = type(value)
+    instead = next((text for method, text in _INSTEAD.items() if callable(getattr(kind, method, None))), "")
+    if isinstance(value, set | frozenset):
+        instead = "a list (sorted(...))"
+    if is_one_number(value):
+        instead = "a number of Python (.item())"
+    return f"{with_article(kind.__name__)}, which is not JSON; {pass_} {instead or otherwise}"
+
+
+def is_one_number(value: object) -> bool:
+    """Whether it is a single number of numpy or the like, by what it can do: a table has `item` too."""
+    kind = type(value)
+    return callable(getattr(kind, "item", None)) and not hasattr(kind, "__len__")
+
+
+def with_article(name: str) -> str:
+    """ "an ndarray", "a DataFrame"."""
+    return f"an {name}" if _SOUNDS_LIKE_A_VOWEL.match(name) else f"a {name}"
+
+
 def check_text(text: str, *, what: str) -> str:
     """Return the text if every backend can store it, else raise `InvalidJob` naming `what`."""
     problem = _problem_of_text(text)
@@ -92,15 +120,28 @@ def check_text(text: str, *, what: str) -> str:
 
 
 _Path = tuple[str | int, ...]
+_OR_A_FILE = "or the path of a file that has it"
+_INSTEAD: Mapping[str, str] = {
+    "to_dicts": f"its rows (.to_dicts()), {_OR_A_FILE}",  # a DataFrame of Polars
+    "to_pylist": f"a list (.to_pylist()), {_OR_A_FILE}",  # PyArrow
+    "iterrows": f"its rows (.to_dict('records')), {_OR_A_FILE}",  # a DataFrame of pandas
+    "tolist": f"a list (.tolist()), {_OR_A_FILE}",
+    "to_list": f"a list (.to_list()), {_OR_A_FILE}",
+}
+"""By the method that a value has, what to pass in its stead. The first one counts."""
+_SOUNDS_LIKE_A_VOWEL = re.compile(r"[aeio]|un(?!i)|nd", re.IGNORECASE)
 
 
-def _check(value: object, *, what: str) -> None:
-    """Raise `InvalidJob` naming `what` and the place in it unless the value can be stored."""
+def _check(value: object, *, what: str, argument: str | None = None) -> None:
+    """Raise `InvalidJob` naming `what` (or the `argument` in it) and the place in it unless the value can be
+    stored."""
     if _is_plain(value):
         return
     for path, part, depth in _walk(value):
-        problem = _problem(part, depth)
+        problem = _problem(part, depth, is_of_argument=argument is not None)
         if problem:
+            if argument is not None and path:
+                what, path = f"{argument} {path[0]!a}", path[1:]
             raise InvalidJob(f"{what}{_shown(path)} {problem}")
 
 
@@ -141,7 +182,7 @@ def _walk(value: object) -> Iterator[tuple[_Path, object, int]]:
             stack.extend(((*path, index), item, depth + 1) for index, item in enumerate(part))
 
 
-def _problem(part: object, depth: int) -> str | None:
+def _problem(part: object, depth: int, *, is_of_argument: bool) -> str | None:
     if depth > MAX_DEPTH:
         return f"is nested deeper than {MAX_DEPTH} levels; flatten it or pass a reference."
     match part:
@@ -163,15 +204,19 @@ def _problem(part: object, depth: int) -> str | None:
             return next(filter(None, map(_problem_of_key, part)), None)
         case list() | tuple():
             return None
+        case bytes() | bytearray() | memoryview():
+            annotate = ", or annotate the parameter with bytes" if is_of_argument else ""
+            return f"is bytes, which are not JSON; pass text (base64){annotate}."
         case _:
-            return (
-                f"is of type {type(part).__name__}, which is not JSON; pass text, numbers, lists or objects."
-            )
+            otherwise = "text, numbers, lists or objects"
+            otherwise += ", or annotate the parameter with its type" if is_of_argument else ""
+            return f"is {not_json(part, otherwise=otherwise)}."
 
 
 def _problem_of_key(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"has a key of type {type(key).__name__}, {shown(key)}; the keys of an object must be text."
+        kind = with_article(type(key).__name__)
+        return f"has the key {shown(key)}, which is {kind}; the keys of an object must be text."
     problem = _problem_of_text(key)
     return f"has a key that {problem}" if problem else None
 

@@ -83,10 +83,10 @@ class BackgroundJobServer:
     def run(self) -> int:
         """Supervise from this process until SIGTERM or SIGINT; 0, or 6 when jobs had to be killed.
 
-        Needs a process without other threads, or connections of its own to the SQLite file. Its sockets and
-        pipes are the null device in the workers: open those in the jobs. Handlers are set
-        for the time of the call only; where this is process 1 of a container, without an init, the kernel
-        drops a SIGTERM that comes before.
+        Needs a process without other threads of Python, or connections of its own to the SQLite file.
+        Libraries with native threads may be imported before, but not used. Its sockets and pipes are the null
+        device in the workers: open those in the jobs. Handlers are set for the time of the call only; where
+        this is process 1 of a container, without an init, the kernel drops a SIGTERM that comes before.
         Raises `ConfigurationError`, also in a worker that imports its app, `StorageError`, or
         `WorkerBootError` when no worker can boot.
         """

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from qml_mp.child.prologue import open_channels
 from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
-from qml_mp.host import lasting_thread_count
+from qml_mp.host import native_thread_names, other_python_threads
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import keep_web_token, load_web_token
 from qml_mp.storage.connection import fork_guard
@@ -61,8 +62,8 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     What it takes out of the environment stays out, so that no job of a later run sees it, for which nothing
     is imported; the page's token is kept beside it, also that which the program sets for a later run.
 
-    Raises `AppImportError`, and `ConfigurationError` when the import has started threads, which
-    would not exist in the copies.
+    Raises `AppImportError`, and `ConfigurationError` when the import has started threads of Python, which
+    would not exist in the copies. The log names native threads once: libraries start theirs again.
     """
     token = load_web_token()
     if not config.preload or isinstance(source, LoadedProgram):
@@ -76,7 +77,8 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
     finally:
         keep_web_token(token)
-    check_copyable(source, threads=lasting_thread_count())
+    check_copyable(source, threads=other_python_threads())
+    _log_native_threads(native_thread_names(), source)
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)
     gc.collect()
@@ -84,14 +86,24 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     return LoadedProgram(program=program, label=source.label)
 
 
-def check_copyable(source: ProgramSource, *, threads: int | None) -> None:
-    """Raise `ConfigurationError` where the import has left the process with so many threads (None: not
-    known) that its copies would lack some."""
-    if threads is not None and threads > 1:
+def check_copyable(source: ProgramSource, *, threads: Sequence[str]) -> None:
+    """Raise `ConfigurationError` when the import has started these threads of Python."""
+    if threads:
+        counted = "1 thread" if len(threads) == 1 else f"{len(threads)} threads"
         raise ConfigurationError(
-            f"With preload, importing {source.label!r} started {threads - 1} threads, which would not exist "
-            "in the workers. Start them in the jobs (native libraries: set OMP_NUM_THREADS=1), or leave "
-            "preload off."
+            f"With preload, importing {source.label!r} started {counted} of Python ({', '.join(threads)}), "
+            "which would not exist in the workers. Start them in the jobs, or leave preload off."
+        )
+
+
+def _log_native_threads(names: Sequence[str], source: ProgramSource) -> None:
+    if names:
+        counted = (name if count == 1 else f"{count} of {name}" for name, count in Counter(names).items())
+        logger.info(
+            "With preload, importing %r started native threads, which the workers do not have: %s. Libraries "
+            "that the import has loaded and not used start their own in the jobs",
+            source.label,
+            ", ".join(counted),
         )
 
 

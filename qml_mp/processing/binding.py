@@ -53,7 +53,9 @@ class Binding:
                 name: encoded(parameters.codec(name, self._name, where), value, where)
                 for (name, value), where in zip(given.items(), parameters.places.values(), strict=False)
             }
-        return EncodedJson.of(payload, what=f"{self._name}: the arguments")
+        return EncodedJson.of(
+            payload, what=f"{self._name}: the arguments", argument=f"{self._name}: the argument"
+        )
 
     def _payload(
         self, parameters: _Parameters, args: Sequence[object], kwargs: Mapping[str, object]

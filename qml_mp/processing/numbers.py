@@ -1,7 +1,8 @@
 """Client and worker: arrays and numbers of other libraries as JSON, without importing any of them.
 
-They say themselves what they are in Python: `tolist` of an array (numpy, pandas, torch, array.array), `item`
-of a single number. Only numpy's own types are built again, as an annotation with one has imported numpy.
+They say themselves what they are in Python: `tolist` of an array (numpy, pandas, torch, array.array), or
+`to_list` (Polars), `item` of a single number. Only numpy's own types are built again, as an annotation with
+one has imported numpy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import JsonValue, is_one_number, not_json
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.scalars import Codec, Mistakable, mismatch
 
@@ -27,17 +28,19 @@ def in_python(value: Any) -> Any:
             "(-> bytes, -> dict[str, bytes], …) to have them stored as base64 and given back as bytes"
         )
     _check_carried(value, "The result")
-    for name in ("tolist", "item"):
-        if not isinstance(value, type) and callable(method := getattr(value, name, None)):
-            return method()
-    if hasattr(value, "__index__"):
-        return operator.index(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise InvalidJob(
-        f"The result holds something of type {type(value).__name__}, which is not JSON; return text, "
-        "numbers, lists or dicts, or annotate the function with what it returns"
-    )
+    problem: Exception | None = None
+    try:
+        for name in ("tolist", "to_list", *(("item",) if is_one_number(value) else ())):
+            if not isinstance(value, type) and callable(method := getattr(value, name, None)):
+                return method()
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        if isinstance(value, Real):
+            return float(value)
+    except Exception as error:
+        problem = error
+    otherwise = "text, numbers, lists or dicts, or annotate the function with what it returns"
+    raise InvalidJob(f"The result holds {not_json(value, pass_='return', otherwise=otherwise)}") from problem
 
 
 def numpy_codec(kind: type, args: tuple[Any, ...]) -> Codec | None:

@@ -58,6 +58,11 @@ def view_queues(
     ]
 
 
+def served_queues(servers: Sequence[ServerView]) -> set[str]:
+    """Those that live servers name; one that serves all queues names none."""
+    return {name for server in able_servers(servers) for name in server.queues}
+
+
 def up_to(count: int, most: int | None) -> str:
     """Of a count that went to one more than `most`: "12", "100000+"."""
     return str(count) if most is None or count <= most else f"{most}+"

@@ -88,7 +88,7 @@ class Filters:
         if self.method:
             yield f"of the method {self.method}"
         if self.error:
-            yield f"whose error has {shown(self.error)}"
+            yield f"whose error contains {shown(self.error)}"
         if self.kind:
             yield f"whose failure is of the kind {self.kind}"
         if self.since:

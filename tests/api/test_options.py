@@ -213,7 +213,7 @@ def test_the_decorator_refuses(options: dict[str, Any], told: str) -> None:
         ({"unique_key": 3}, "unique_key is 3"),
         ({"unique_key": ""}, "unique_key is ''"),
         ({"metadata": [1]}, "metadata is [1]"),
-        ({"metadata": {1: 2}}, "metadata has a key of type int, 1;"),
+        ({"metadata": {1: 2}}, "metadata has the key 1, which is an int;"),
         ({"queue": "a b"}, "queue name 'a b'"),
     ],
 )

@@ -141,7 +141,7 @@ def test_an_app_that_starts_threads_when_imported_is_refused_with_preload_as_sta
     threadless = qml("-A", "tasks:app", "check", env=preload)
 
     assert (checked.code, started.code, without.code, threadless.code) == (2, 2, 0, 0)
-    told = "With preload, importing 'threaded:app' started 1 threads, which would not exist in the workers."
+    told = "With preload, importing 'threaded:app' started 1 thread of Python (Thread-1 (sleep)), which would"
     assert f"settings  failed    {told}" in checked.out
     assert told in started.err
 

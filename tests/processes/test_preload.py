@@ -104,7 +104,7 @@ def test_an_app_that_starts_threads_when_imported_cannot_be_preloaded(
     one.start(ready=None)
 
     assert one.wait() == 2
-    assert "importing 'threaded_app:app' started 1 threads" in one.log()
+    assert "importing 'threaded_app:app' started 1 thread of Python" in one.log()
     assert storage.list_servers() == []
 
 

@@ -42,12 +42,12 @@ def test_what_is_written_is_read_back_equal(value: JsonValue) -> None:
         (float("nan"), "JSON cannot hold"),
         (float("inf"), "JSON cannot hold"),
         ({"a": [1, float("-inf")]}, r"at \['a'\]\[1\]"),
-        (b"bytes", "of type bytes"),
+        (b"bytes", "is bytes, which are not JSON"),
         ({1: 2}, "keys of an object must be text"),
         (2**63, r"an integer beyond -2\*\*63 … 2\*\*63-1"),
         (-(2**63) - 1, r"an integer beyond -2\*\*63 … 2\*\*63-1"),
-        ({1, 2}, "of type set"),
-        (object(), "of type object"),
+        ({1, 2}, "is a set, which is not JSON"),
+        (object(), "is an object, which is not JSON"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_with_its_place(value: object, told: str) -> None:

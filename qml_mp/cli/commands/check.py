@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import click
 
-from qml_mp.child.source import AppFacts, NamedProgram, cap_native_threads
+from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.cli.app_import import take_over_settings
 from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.output import json_option, print_json, say, stdout_for_data, unheard
@@ -87,7 +87,7 @@ def _lines(session: Session) -> Iterator[Line]:
         config = load_config(flags={}, code=None if facts is None else facts.config)
         check_served(config)
         if facts is not None and config.preload:
-            _check_preload(NamedProgram(spec=facts.spec), config)
+            check_copyable(NamedProgram(spec=facts.spec), threads=facts.threads)  # as `start` does
         yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
     except QmlError as error:
         is_setting = isinstance(error, ConfigurationError) and error.field != "app"
@@ -95,15 +95,6 @@ def _lines(session: Session) -> Iterator[Line]:
     if facts is not None:
         yield from _templates(facts)
     yield from _of_storage(session, facts, config)
-
-
-def _check_preload(source: NamedProgram, config: ServerConfig) -> None:
-    """Raise `ConfigurationError` where `start` could not copy what it has imported. It is imported once more,
-    with as many threads of native libraries as `start` allows."""
-    cap_native_threads(config.worker_count)
-    with stdout_for_data():
-        facts = probe_app(source, timeout=config.boot_timeout)
-    check_copyable(source, threads=facts.threads)
 
 
 def _templates(facts: AppFacts) -> Iterator[Line]:

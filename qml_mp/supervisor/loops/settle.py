@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.events.retrying import Retrying
@@ -130,8 +129,12 @@ class Reaper(Part):
         """Whether a job was killed because the server stops."""
 
     def turn(self) -> None:
-        for death in self._run.pool.reap(stopping=self._run.stop.has_begun):
-            self._settling.remember(self._uncharged_if_killed_by_peer(death))
+        deaths = self._run.pool.reap(
+            stopping=self._run.stop.has_begun,
+            may_count_as_dead=self._run.registration.may_have_counted_as_dead,
+        )
+        for death in deaths:
+            self._settling.remember(death)
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy and not death.was_in_hook:
                 self.killed_jobs = True
         failure = self._run.pool.boots.failure()
@@ -139,12 +142,3 @@ class Reaper(Part):
             is_of_memory = isinstance(failure, ConfigurationError)
             why = "its memory limit cannot be kept" if is_of_memory else "no worker can boot"
             self._run.stop.begin(now=True, why=why, error=failure)
-
-    def _uncharged_if_killed_by_peer(self, death: Death) -> Death:
-        """A peer of this host that has not heard of this server for long kills its workers, and may not have
-        given their jobs to others yet when this one goes on."""
-        is_killed = death.process.signal == signal.SIGKILL and death.killed_for is None
-        if not is_killed or death.oom_killed:
-            return death
-        is_a_peers = self._run.registration.may_have_counted_as_dead()
-        return replace(death, killed_for=CancelReason.ORPHANED) if is_a_peers else death

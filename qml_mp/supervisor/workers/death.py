@@ -36,7 +36,7 @@ class Death:
     slot: SlotView = field(default_factory=SlotView)
     """The last thing that it said whole."""
     killed_for: CancelReason | None = None
-    """Why we killed it; None: it died by itself."""
+    """Why we killed it, or a peer did that took this server for dead; None: it died by itself."""
     killed_key: ClaimKey | None = None
     """The claim that the kill was meant for; None: whatever it held."""
     is_too_slow: bool = False
@@ -89,7 +89,8 @@ class Death:
     def how(self) -> str:
         """ "left as told", "was killed by SIGKILL": for people."""
         if not self.was_orderly:
-            return how_it_died(self.process)
+            why = ", since a peer took this server for dead"
+            return how_it_died(self.process) + (why if self.killed_for is CancelReason.ORPHANED else "")
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
     @property

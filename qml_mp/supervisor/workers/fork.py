@@ -12,13 +12,14 @@ worker's pid, which nobody else is given as long as the worker is not reaped or 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
 import sys
-import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -87,17 +88,20 @@ def fork_child(
     `own_fds`: what else the supervisor holds.
     With `die_with_parent` the kernel sends it a SIGTERM when this process dies (Linux).
     The child starts with all signals blocked: `main` unblocks them when its handlers are in place.
-    Raises `OSError` when the system has no room for a process, `ConfigurationError` when this
-    process has threads (a lock that one holds would stay locked in the child for ever).
+    Raises `OSError` when the system has no room for a process, `ConfigurationError` when this process has
+    other threads that run Python code (a lock that one holds would stay locked in the child for ever).
     """
     with _ends_closed(ours=ours, theirs=theirs):
-        threads = host.lasting_thread_count()
-        if threads is not None and threads > 1:
+        threads = host.other_python_threads()
+        if threads:
             raise ConfigurationError(
-                f"Cannot fork: this process has {threads} threads{_others_by_name()}, which copies of it "
-                "would lack. Start none before run(), or use start(), which supervises from a process of its "
-                "own. Logging handlers start some, too, at their first record: with preload they work here."
+                f"Cannot fork: this process has {len(threads) + 1} threads of Python (besides this one "
+                f"{', '.join(threads)}), which copies of it would lack. Start none before run(), or use "
+                "start(), which supervises from a process of its own. Logging handlers start some, too, at "
+                "their first record: with preload they work here."
             )
+        # The copy would lack the native thread of a pending dump, and calling that off waits for the thread.
+        faulthandler.cancel_dump_traceback_later()
         parent_pid = os.getpid()
         _flush()
         if die_with_parent and sys.platform == "linux":
@@ -105,7 +109,9 @@ def fork_child(
         before = block_signals()
         try:
             failpoints.hit("fork.before")
-            pid = os.fork()
+            # Python 3.12 and newer warn of native threads, too; Python's own were looked for above.
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                pid = os.fork()
             if pid == 0:
                 _child(main, {*own_fds, *ours}, {*theirs, *shared}, parent_pid if die_with_parent else None)
             failpoints.hit("fork.after")
@@ -274,12 +280,6 @@ def _child(
         traceback.print_exc()
     finally:
         exit_with(code)
-
-
-def _others_by_name() -> str:
-    """Of Python's threads; who has started one from C knows best."""
-    others = [each.name for each in threading.enumerate() if each is not threading.current_thread()]
-    return f" (besides this one {', '.join(others)})" if others else ""
 
 
 def _flush() -> None:

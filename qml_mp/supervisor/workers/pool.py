@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from signal import SIGKILL
 from typing import Any
@@ -158,12 +158,19 @@ class WorkerPool(Part):
         self.boots.begin_anew(worker.worker_id for worker in self if not worker.is_ready)
         self.replacing.ask_for_all(self._workers)
 
-    def reap(self, *, stopping: bool = False) -> list[Death]:
-        """Those that have died. `stopping`: the server is, and that is what a SIGTERM was for."""
+    def reap(
+        self, *, stopping: bool = False, may_count_as_dead: Callable[[], bool] = lambda: False
+    ) -> list[Death]:
+        """Those that have died. `stopping`: the server is, and that is what a SIGTERM was for.
+        `may_count_as_dead`: peers may have taken the server for dead, and that is what a SIGKILL was for."""
         now = self._clock.monotonic()
         reaped = {worker: worker.reap(now, stopping=stopping) for worker in self}
         self._note_booted()
-        return [self._remove(worker, process) for worker, process in reaped.items() if process is not None]
+        return [
+            self._remove(worker, process, may_count_as_dead)
+            for worker, process in reaped.items()
+            if process is not None
+        ]
 
     def wake_idle(self, jobs: int = MANY_JOBS) -> None:
         """Tell idle workers that there may be work, at most so many of them as there are jobs, unless claims
@@ -289,7 +296,9 @@ class WorkerPool(Part):
         self._newest_index = next(index for index in in_turn if index not in taken)
         return self._newest_index
 
-    def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
+    def _remove(
+        self, worker: WorkerProcess, process: ProcessFacts, may_count_as_dead: Callable[[], bool]
+    ) -> Death:
         now = self._clock.monotonic()
         old, stack = self._predecessor_of(worker), worker.last_stack()
         left = worker.channels.tickets.take_all()
@@ -300,13 +309,19 @@ class WorkerPool(Part):
         self.wake_idle()  # it may have been the one that was told of a job
         self._room.freed()
         ended = worker.channels.ended
+        is_a_strangers_kill = process.signal == SIGKILL and worker.killed_for is None
+        oom_killed = is_a_strangers_kill and self._oom.struck()
+        killed_for = worker.killed_for
+        if is_a_strangers_kill and not oom_killed and may_count_as_dead():
+            # A peer of this machine did it, and may not have given the jobs to others yet.
+            killed_for = CancelReason.ORPHANED
         death = Death(
             worker_id=worker.worker_id, number=worker.number, process=process, slot=worker.last, stack=stack,
-            killed_for=worker.killed_for, killed_key=worker.killed_key, is_too_slow=worker.is_too_slow,
+            killed_for=killed_for, killed_key=worker.killed_key, is_too_slow=worker.is_too_slow,
             ended=ended.read()[1], uncounted=ended.uncounted(), not_begun=worker.taken.union(left),
             has_taken=self.slots.has_taken(worker.index),
             has_unread_reply=self.slots.unread(worker.index) != 0,
-            oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
+            oom_killed=oom_killed,
         )  # fmt: skip
         if not worker.is_ready:
             old_works_on = old is not None and old.killed_for is None

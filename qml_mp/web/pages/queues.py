@@ -17,8 +17,8 @@ from qml_mp.setting_kinds import check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats
 from qml_mp.units import is_whole_number
-from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_of, view_queues
-from qml_mp.views.servers import ServerView, able_servers
+from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_of, served_queues, view_queues
+from qml_mp.views.servers import ServerView
 from qml_mp.web.audit import note
 from qml_mp.web.pages.overview import MOST_COUNTED, MOST_OF_METHOD
 from qml_mp.web.site import Site, site_of
@@ -131,8 +131,7 @@ def _read(site: Site) -> QueuesPage:
 
 
 def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
-    served = {name for server in able_servers(servers) for name in server.queues}
-    views = view_queues(storage, servers, among=MOST_COUNTED, also=served)
+    views = view_queues(storage, servers, among=MOST_COUNTED, also=served_queues(servers))
     standings = storage.standings()
     of_queues = {each.limit.name: each for each in standings if is_queue(each)}
     return QueuesPage(
