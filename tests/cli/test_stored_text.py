@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qml_mp.cli.main import run
+from qml_mp.core.acts import Asker
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from tests.cli.command import Qml
 
 # An escape sequence, the same in one character (C1), a title, a bell, backspaces, a carriage return, line
@@ -86,6 +88,26 @@ def test_the_error_of_an_awaited_job_is_printable(qml: Qml) -> None:
     assert ended.code == 7
     assert not raw_characters(ended.err)
     assert "\\x1b[2J\\x9b31m \\u202e" in ended.err
+
+
+def test_the_audit_shows_control_characters_as_escapes(qml: Qml, storage: Storage) -> None:
+    asker = Asker(who="anna\x1b[2J", where="web\x07")
+    said = "too slow\x9b31m\u202e\nqml-mp: error: FORGED"
+    storage.audit(asker, "pause queue\r", "images\nqml-mp: error: FORGED", said=said)
+
+    shown, read = qml("audit"), qml("audit", "--json")
+
+    assert not raw_characters(shown.out + read.out)
+    assert len(shown.out.splitlines()) == 2  # the heading and what was changed
+    for escaped in (
+        r"anna\x1b[2J",
+        r"web\x07",
+        r"pause queue\r",
+        r"images\nqml-mp",
+        r"too slow\x9b31m\u202e",
+    ):
+        assert escaped in shown.out
+    assert (read.value["by"], read.value["said"]) == (asker.who, said)
 
 
 def assert_printable(command: list[str]) -> str:

@@ -29,6 +29,8 @@ from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml
 
 WITHIN_S = 60
+_NEXT_PAGE = b"\x1b[H"
+"""The cursor goes home. A page is written over the one before, so it is whole once the next one begins."""
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def busy(storage: Storage) -> Storage:
 
 
 class Seen:
-    """A terminal with `top` in it."""
+    """A terminal with `top` in it. Its screen shows whole pages only: in a line that is half written, columns
+    of the old page stand behind columns of the new one."""
 
     def __init__(self, fd: int, process: subprocess.Popen[bytes], before: list[Any]) -> None:
         """`before`: how the terminal was set when nothing had it yet."""
@@ -70,6 +73,8 @@ class Seen:
         self.fd = fd
         self.process = process
         self._stream = pyte.ByteStream(self.screen)
+        self._begun = b""
+        """Of the page that is not whole yet."""
 
     def until(self, is_there: Callable[[str], bool]) -> str:
         """Read on until the screen is as wanted; the screen."""
@@ -80,15 +85,21 @@ class Seen:
         return text
 
     def read(self) -> bool:
+        """Read what there is; whether there may be more."""
         if not select.select([self.fd], [], [], 0.5)[0]:
             return True
         try:
             data = os.read(self.fd, 65536)
         except OSError:
+            data = b""
+        if not data:  # the command has left its terminal, and all that it wrote is read
+            self._stream.feed(self._begun)
+            self._begun = b""
             return False
         self.everything += data
-        self._stream.feed(data)
-        return bool(data)
+        whole, begins, self._begun = (self._begun + data).rpartition(_NEXT_PAGE)
+        self._stream.feed(whole + begins)
+        return True
 
     def leave(self) -> int:
         """Press q; the exit code, when all that was written is read."""

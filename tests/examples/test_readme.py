@@ -1,4 +1,4 @@
-"""Tests: what the README says is so: its commands run, and its tables name what there is."""
+"""Tests: what the README shows runs, and its table of settings is that of the code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 
 from qml_mp import ConfigurationError, ServerConfig, StateName
 from qml_mp.cli.commands.start import start
-from qml_mp.cli.main import cli
 from qml_mp.settings import SETTINGS
 from qml_mp.sources import load_config
 from qml_mp.storage.open import open_storage
@@ -24,9 +22,6 @@ from tests.examples.test_examples import environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LAYERS = [each for each in PYPROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
 
 
 def test_the_quick_start_runs_as_pasted_in_an_empty_folder(tmp_path: Path) -> None:
@@ -59,16 +54,6 @@ def test_the_refusal_that_the_quick_start_shows_is_worded_so(tmp_path: Path) -> 
     assert ended.stderr == told
 
 
-def test_each_pip_of_the_readme_is_that_of_a_virtual_environment() -> None:
-    """The Python of Debian and others refuses to install anything outside of one."""
-    lines = [line for line in README.splitlines() if line.startswith("$ ")]
-    pips = [number for number, line in enumerate(lines) if "pip install" in line]
-    entered = lines.index("$ python3 -m venv .venv && . .venv/bin/activate")
-
-    assert pips
-    assert all(entered < number and lines[number].startswith("$ python -m pip ") for number in pips)
-
-
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", section("In Python"), flags=re.DOTALL)
 
@@ -92,24 +77,6 @@ def test_a_server_that_imports_the_python_of_the_readme_enqueues_nothing(tmp_pat
     assert ended.returncode == 0, ended.stdout
     assert "tasks:app imports. Methods: resize, welcome, digest" in ended.stdout
     assert not (tmp_path / "jobs.db").exists()
-
-
-def test_the_sample_of_traces_names_what_it_needs_beside_the_extra() -> None:
-    [code] = re.findall(r"```python\n(.*?)```", section("Traces"), flags=re.DOTALL)
-    [named] = re.findall(r"`pip install (.*?)`", section("Traces"))
-    modules = re.findall(r"^from (opentelemetry\.\S+) import", code, flags=re.MULTILINE)  # not of the API
-
-    missing = [module for module in modules if not module.replace(".", "-").startswith(tuple(named.split()))]
-
-    assert len(modules) == 3
-    assert missing == []
-
-
-def test_a_worker_that_is_out_of_memory_does_not_stop_the_service_of_the_readme() -> None:
-    """As systemd does by default."""
-    [unit] = re.findall(r"```ini\n(.*?)```", section("Operations"), flags=re.DOTALL)
-
-    assert "OOMPolicy=continue" in unit.splitlines()
 
 
 def test_the_settings_table_has_every_setting_with_its_default_environment_name_and_flag() -> None:
@@ -138,68 +105,6 @@ def test_the_environment_names_of_the_settings_table_are_read(
 
     with pytest.raises(ConfigurationError, match=variable):
         load_config(flags={}, code=None)
-
-
-def test_every_command_and_exit_code_is_named() -> None:
-    text = section("Command line")
-    help_text = cli.help or ""
-
-    commands = cli.list_commands(cli.make_context("qml-mp", ["--help"], resilient_parsing=True))
-    codes = re.findall(r"(\d+) [a-z]", help_text.partition("Exit codes:")[2])
-
-    assert [command for command in commands if not re.search(rf"`{command}\b", text)] == []
-    assert [row[0] for row in rows(text) if row[0].isdigit()] == codes
-
-
-def test_the_map_names_what_exists_and_all_of_the_first_level() -> None:
-    """Listed are every module and folder of the first level and every package, whatever its depth. Which
-    modules of a folder are worth a line is the map's to choose."""
-    package = ROOT / "qml_mp"
-    first_level = {path for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
-    packages = {path.parent for path in package.rglob("__init__.py")}
-
-    named = the_map()
-
-    assert [path for path in named if not path.exists()] == []
-    assert len(named) == len(set(named))
-    assert {
-        path for path in first_level | packages if path.name not in ("__init__.py", "__pycache__")
-    } <= set(named)
-
-
-@pytest.mark.parametrize("contract", LAYERS, ids=lambda contract: contract["containers"][0])
-def test_the_map_has_the_layers_in_the_order_that_the_linter_checks(contract: dict[str, list[str]]) -> None:
-    """The contract counts from the top, the map from the bottom; between equals any order will do."""
-    folder = ROOT / contract["containers"][0].replace(".", "/")
-    height = {
-        module: depth for depth, layer in enumerate(contract["layers"]) for module in layer.split(" | ")
-    }
-
-    mapped = [path.stem for path in the_map() if path.parent == folder]
-
-    assert mapped == sorted(mapped, key=lambda module: -height[module])
-
-
-def test_links_within_the_repository_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", README + CHANGELOG)
-    headings = re.findall(r"^#+ (.+)$", README, flags=re.MULTILINE)
-    anchors = {"#" + heading.lower().replace(" ", "-") for heading in headings}
-
-    local = [link for link in links if not link.startswith("https://")]
-
-    assert [link for link in local if not (link in anchors or (ROOT / link).exists())] == []
-
-
-def the_map() -> list[Path]:
-    """What the map of the code names, in its order."""
-    [tree] = re.findall(r"```\n(qml_mp/.*?)```", section("Map of the code"), flags=re.DOTALL)
-    folders: list[str] = []
-    named: list[Path] = []
-    for line in tree.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[depth:] = [name]
-        named.append(ROOT / "/".join(folders))
-    return named
 
 
 def section(heading: str) -> str:
