@@ -217,7 +217,7 @@ def test_who_names_nothing_where_the_folder_cannot_be_written_is_told_that_the_f
 
 def in_schema_as(admin: psycopg.Connection, login: str, schema: str) -> str:
     """The URL by which this role reaches the schema."""
-    return patient_url(in_schema(url_of(admin, login), schema))
+    return patient_url(in_schema(url_of(admin, login, database=admin.info.dbname), schema))
 
 
 def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
@@ -239,7 +239,7 @@ def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
     assert [each.code for each in (*unmade, *made, *filled)] == [4] * 6
     for told in (unmade[0].out, unmade[1].err):
         assert "the role 'checker' has no right to CREATE there" in told
-        assert 'GRANT CREATE ON DATABASE "postgres" TO "checker"' in told
+        assert f'GRANT CREATE ON DATABASE "{admin.info.dbname}" TO "checker"' in told
         assert "or run `qml-mp migrate` once with the URL of a role that has it" in told
     assert 'GRANT CREATE ON SCHEMA "made" TO "checker"' in made[0].out
     assert "may not write to all tables of schema 'filled'" in filled[0].out
