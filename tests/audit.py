@@ -189,12 +189,6 @@ class Audit:
         ended = tuple(map(str, FINAL_STATES))
         return int(self._run(f"SELECT count(*) FROM {self._prefix}jobs WHERE state NOT IN {ended}")[0][0])
 
-    def seconds_of_work(self) -> float:
-        """From the first start of a job to the last end of one."""
-        span = "max(finished_at) - min(started_at)"
-        span = f"({span}) / 1e6" if self._sqlite is not None else f"extract(epoch FROM {span})"
-        return float(self._run(f"SELECT {span} FROM {self._prefix}jobs")[0][0])
-
     def integrity(self) -> str:
         """What SQLite's own check of the file says; "ok" on PostgreSQL, which is not killed here."""
         return "ok" if self._sqlite is None else str(self._run("PRAGMA integrity_check")[0][0])

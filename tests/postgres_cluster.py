@@ -56,12 +56,6 @@ def remove_schema(database: str, schema: str) -> None:
             connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
-def has_advisory_lock(database: str) -> bool:
-    """Whether a session has one, as has that of a killed process until the server sees its end."""
-    with psycopg.connect(database) as connection:
-        return bool(connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall())
-
-
 @contextmanager
 def throwaway_cluster(*, durable: bool = False) -> Iterator[str]:
     """Serve a fresh cluster for the length of the block; yields the URL of its database. A durable one waits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _VARIABLE = "QML_BENCH_PLACE"
@@ -48,9 +48,6 @@ class Place:
     def records(self) -> Path:
         """What every job appends a `work.RECORD` to, in a run with records."""
         return self.folder / "records"
-
-    def with_workers(self, count: int) -> Place:
-        return replace(self, workers=count)
 
     def environment(self) -> Mapping[str, str]:
         """For the programs of the run."""

@@ -76,18 +76,6 @@ class Stage:
         return self.folder / "output"
 
 
-def play_each(
-    stage: Stage, point: str, methods: Sequence[str], *, first: int = 1, step: int = 1
-) -> Iterator[tuple[int, list[str]]]:
-    """`play` with the point armed for one time of coming by after the other: each number, and what does
-    not hold. The last one is that at which nothing struck any more; `AssertionError` when it never comes."""
-    for number in range(first, _MOST_NUMBERS, step):
-        yield number, play(stage, f"{point}:{number}", methods)
-        if not stage.mark.exists():
-            return
-    raise AssertionError(f"with {point} the scenario never came to its end unharmed")
-
-
 def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str]:
     """Run such jobs while `failpoint` (once) is armed; what of the invariants does not hold then."""
     for path in (stage.mark, stage.journal):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import random
 import resource
 import signal
 import sqlite3
@@ -211,12 +210,6 @@ def print_lines(ctx: WorkerContext, lines: int) -> int:
         print("y" * 1023, file=sys.stderr)
     sys.stdout.flush()
     return os.getpid()
-
-
-@app.job()
-def give_random(ctx: WorkerContext) -> str:
-    """What the random generator gives first."""
-    return f"{random.getrandbits(64):x}"
 
 
 @app.job()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import itertools
 import os
 import resource
@@ -89,15 +88,6 @@ def spin_in_c(ctx: WorkerContext) -> None:
     """A loop in C that holds the interpreter lock and looks at no signal, for ever."""
     note(ctx, "start")
     collections.deque(itertools.repeat(None), maxlen=0)
-
-
-@app.job()
-def nap_with_the_lock(ctx: WorkerContext, seconds: float = 0.0) -> int:
-    """Sleep in C code that holds the interpreter lock."""
-    note(ctx, "start")
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
-    note(ctx, "end")
-    return ctx.job.claim_seq
 
 
 @app.job()

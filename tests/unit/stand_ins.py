@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.slot import SlotTable
-from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -34,14 +31,3 @@ def stand_in(
         index=0,
         forked_at=forked_at,
     )
-
-
-@contextmanager
-def stand_in_of(run: Run) -> Iterator[WorkerProcess]:
-    """The only worker of the server, for which this process stands."""
-    reading, worker = stand_in()
-    run.pool._workers["w"] = worker
-    yield worker
-    run.pool._workers.clear()
-    worker.channels.close()
-    os.close(reading)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +16,7 @@ from qml_mp import QmlApp, StateChange
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import ConfigurationError, InvalidJob, JobTimeout
+from qml_mp.errors import ConfigurationError, JobTimeout
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext
@@ -44,10 +43,6 @@ class Unprintable(Exception):
     __repr__ = __str__
 
 
-def test_a_returned_value_is_a_success_with_its_duration() -> None:
-    assert run(returning({"n": 1})) == Success(result={"n": 1}, duration=timedelta(seconds=2))
-
-
 def test_the_context_tells_what_came_before() -> None:
     seen: list[WorkerContext] = []
 
@@ -58,17 +53,6 @@ def test_the_context_tells_what_came_before() -> None:
     run(f, claim_of(failures=2, crashes=1, last_error=error))
 
     assert (seen[0].attempt, seen[0].previous_exception, seen[0].started_at) == (4, error, NOW)
-
-
-def test_an_async_function_is_run_to_its_end() -> None:
-    async def f() -> int:
-        await asyncio.sleep(0)
-        return 7
-
-    outcome = run(f)
-
-    assert isinstance(outcome, Success)
-    assert outcome.result == 7
 
 
 def test_an_exception_is_a_failed_attempt_judged_by_the_policy() -> None:
@@ -91,30 +75,6 @@ def test_no_exception_whatsoever_escapes(error: BaseException) -> None:
 
     assert isinstance(outcome, Retry)
     assert outcome.error.type == type(error).__name__
-
-
-@pytest.mark.fault(11)
-def test_sys_exit_in_an_async_job_is_a_failed_attempt() -> None:
-    async def f() -> None:
-        sys.exit(0)
-
-    assert error_of(run(f)).type == "SystemExit"
-
-
-@pytest.mark.fault(9)
-def test_running_out_of_memory_is_a_failed_attempt() -> None:
-    def f() -> bytes:
-        return b"x" * (1 << 62)
-
-    assert error_of(run(f)).type == "MemoryError"
-
-
-@pytest.mark.fault(16)
-def test_endless_recursion_is_a_failed_attempt() -> None:
-    def f() -> None:
-        f()
-
-    assert error_of(run(f)).type == "RecursionError"
 
 
 @pytest.mark.fault(32)
@@ -144,10 +104,6 @@ def test_a_payload_that_does_not_bind_fails_for_good(payload: JsonValue) -> None
 
     assert isinstance(outcome, Failure)
     assert outcome.error.type == "InvalidPayload"
-
-
-def test_an_invalid_job_that_the_function_itself_enqueued_is_an_ordinary_failure() -> None:
-    assert isinstance(run(raising(InvalidJob("nonsense"))), Retry)
 
 
 class Slow(Worker):
