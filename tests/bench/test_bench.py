@@ -10,11 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.catalogue import all_systems
 from tests.bench.ground import ROOT
-from tests.bench.system import Kind
-from tests.bench.watch import Watcher
-from tests.until import PATIENCE_S
 from tests.warm import SOCKET, launch
 
 LIMITS = ("statements-10", "loops")
@@ -61,33 +57,3 @@ def test_the_project_and_the_limits_are_measured(
     assert report["failures"] == []
     measured = {(row["compared_on"], row["system"]) for row in report["medians"]}
     assert measured >= {(backend, "qml-mp") for backend in backends}
-
-
-def test_every_system_says_what_it_is_and_how_durable() -> None:
-    systems = all_systems()
-
-    assert {system.kind for system in systems} == set(Kind)
-    assert [system.name for system in systems if not (system.settings and system.durability)] == []
-    assert len({(system.name, system.backend) for system in systems}) == len(systems)
-
-
-def test_the_time_counts_from_the_first_job_of_the_last_process_to_begin(tmp_path: Path) -> None:
-    path = tmp_path / "bytes"
-    watcher = Watcher(path)
-    for part in (b"\0" * 20, b"\1" + b"\0" * 39, b"\1" * 40):
-        with path.open("ab") as file:
-            file.write(part)
-        size = path.stat().st_size
-        watcher.wait(size, within_s=PATIENCE_S, is_hopeless=lambda: False)
-
-    timing = watcher.timing()
-
-    assert (timing.jobs, timing.processes, timing.share) == (40, 2, 1.0)
-
-
-def test_a_file_that_does_not_grow_is_watched_no_longer_than_its_writers_live(tmp_path: Path) -> None:
-    watcher = Watcher(tmp_path / "bytes")
-
-    done = watcher.wait(1, within_s=60, is_hopeless=lambda: True)
-
-    assert done == 0

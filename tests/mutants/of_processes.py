@@ -196,7 +196,7 @@ MUTANTS = (
         ),
         tests=(
             "tests/processes/test_faults_held.py::"
-            "test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds",
+            "test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds_or_that_is_on_its_way",
         ),
     ),
     Mutant(

@@ -26,8 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     what it tests is likelier to break there (connections that are lost, claims on their way, several hosts).
     """
     marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    named = {name for mark in marks for name in ([mark] if isinstance(mark, str) else mark)}
     for name in ("url", "ground"):
-        if name in metafunc.fixturenames and name not in marks:
+        if name in metafunc.fixturenames and name not in named:
             quick = getattr(metafunc.module, "LIKELIER", "sqlite")
             (other,) = {"sqlite", "postgres"} - {quick}
             metafunc.parametrize(name, [quick, pytest.param(other, marks=pytest.mark.nightly)], indirect=True)

@@ -409,31 +409,23 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
 
 @pytest.mark.fault(2)
 @pytest.mark.fault(3)
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@few("moment", ["finish.committed"], nightly=["claims.committed", "tickets.written", "outcome.recorded"])
-def test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds(
-    place: MakeServer, storage: Storage, tmp_path: Path, moment: str
+@pytest.mark.parametrize(
+    ("url", "moment", "jobs", "seconds"),
+    [
+        ("sqlite", "finish.committed=kill:7", 400, 0.0),
+        ("postgres", "exchange.received=kill:3", 20, 0.02),
+        pytest.param("postgres", "exchange.sent=kill:3", 20, 0.02, marks=pytest.mark.nightly),
+        pytest.param("sqlite", "claims.committed=kill:7", 400, 0.0, marks=pytest.mark.nightly),
+        pytest.param("sqlite", "tickets.written=kill:7", 400, 0.0, marks=pytest.mark.nightly),
+        pytest.param("sqlite", "outcome.recorded=kill:7", 400, 0.0, marks=pytest.mark.nightly),
+    ],
+    indirect=["url"],
+)
+def test_a_worker_killed_between_two_jobs_is_charged_for_none_that_it_holds_or_that_is_on_its_way(
+    place: MakeServer, storage: Storage, tmp_path: Path, moment: str, jobs: int, seconds: float
 ) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.0] * 400))
-    one = place(f"{moment}=kill:7", "-w", "1").start(ready=None)
-
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
-
-    assert (tmp_path / "mark").exists()
-    assert Counter(one.starts()) == Counter(ids)
-    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
-    assert one.stop() == 0
-
-
-@pytest.mark.fault(2)
-@pytest.mark.fault(3)
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-@few("moment", ["exchange.received"], nightly=["exchange.sent"])
-def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_runs_none_twice(
-    place: MakeServer, storage: Storage, tmp_path: Path, moment: str
-) -> None:
-    ids = enqueue_naps(storage, "nap", *([0.02] * 20))
-    one = place(f"{moment}=kill:3", "-w", "1").start(ready=None)
+    ids = enqueue_naps(storage, "nap", *([seconds] * jobs))
+    one = place(moment, "-w", "1").start(ready=None)
 
     wait_until(lambda: have_succeeded(storage, ids), what=one.log)
 
