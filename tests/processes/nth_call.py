@@ -12,18 +12,41 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.faults import ended_and_taken_away, faults_of_deaths, faults_of_runs, faults_of_transitions
-from tests.nightly.supervisors import Role, Supervisors
 from tests.processes.harness import is_gone, wait_until
 from tests.processes.journal import read_journal
+from tests.processes.supervisors import Role, Supervisors
 
 FEW = ("flaky", "plain")
 """A job that needs two attempts and one that needs one: each is claimed alone, or nearly so."""
+MANY = (*["plain"] * 9, "flaky", *["plain"] * 6)
+"""So many that a worker holds several claims: 1 at first, then 2, 4 and 8, among which one fails."""
+BATCH_PLACES = {
+    "claims.committed": 0,
+    "tickets.written": 0,
+    "claim.committed": 0,
+    "job.returned": 1,
+    "outcome.recorded": 0,
+    "finish.before": 0,
+    "finish.committed": 0,
+}
+"""Where a worker with several claims may be killed; how many jobs have ended there unknown to all others."""
+BATCH_NUMBERS = (1, 2, 3, 5, 9, 14)
+"""At so many times of coming by: in the first claim, in each of the next ones, and near the end."""
+CLAIMING_POINTS = (
+    ("storage.call", "kill"),
+    ("storage.call", "raise"),
+    ("storage.committed", "raise"),
+    ("exchange.received", "kill"),
+)
+"""What may hit a worker that claims while its jobs run."""
 _FAILURES = {"flaky": 1, "plain": 0}
 _LONGEST_S = 60.0
+_MOST_NUMBERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +74,35 @@ class Stage:
     def output(self) -> Path:
         """What the supervisors and workers said."""
         return self.folder / "output"
+
+
+def play_each(stage: Stage, point: str, methods: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """`play` with the point armed for one time of coming by after the other: each number, and what does
+    not hold. The last one is that at which nothing struck any more; `AssertionError` when it never comes."""
+    for number in range(1, _MOST_NUMBERS):
+        yield number, play(stage, f"{point}:{number}", methods)
+        if not stage.mark.exists():
+            return
+    raise AssertionError(f"with {point} the scenario never came to its end unharmed")
+
+
+def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str]:
+    """Run such jobs while `failpoint` (once) is armed; what of the invariants does not hold then."""
+    for path in (stage.mark, stage.journal):
+        path.unlink(missing_ok=True)
+    stage.audit.clear()
+    ids = stage.storage.enqueue_many(Job.new(method) for method in methods)
+    role = Role(
+        url=stage.storage.url,
+        armed=f"{failpoint}@{stage.mark};worker/outcome.recorded=note",
+        journal=str(stage.journal),
+        output=str(stage.output),
+        claims_while_jobs_run=stage.claims_while_jobs_run,
+    )
+    status = _run_until(stage, role, least_runs(methods))
+    while status == -signal.SIGKILL:
+        status = _run_until(stage, role, least_runs(methods))
+    return [*_faults(stage, ids), *([] if status == 0 else [f"the supervisor ended with {status}"])]
 
 
 def least_runs(methods: Sequence[str]) -> int:

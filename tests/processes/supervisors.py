@@ -3,7 +3,7 @@
 A scenario of a fraction of a second needs a supervisor or two. To fork them from the test itself would cost
 each of them, its worker and its guardian the pages of a whole test run.
 
-    python -m tests.nightly.supervisors     for each request on standard input: fork, tell pid and exit code
+    python -m tests.processes.supervisors     for each request on standard input: fork, tell pid and exit code
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def supervisors() -> Iterator[Supervisors]:
     """Have the process within the block. It is no copy of the one that commands are copies of: that one has
     imported all of the project, and what is twice as large costs each fork a sixth more."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.nightly.supervisors"],
+        [sys.executable, "-m", "tests.processes.supervisors"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
     ) as process:  # fmt: skip
         assert process.stdin is not None
