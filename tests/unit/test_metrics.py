@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -120,9 +119,6 @@ ENDS = {
     ),
     SeriesKey(method=HOSTILE, queue="default", ending=Ending.FAILED): numbers_of_one(waited_us=1, ran_us=1),
 }
-_UNITS_THAT_ARE_NOT_BASE = re.compile(
-    r"_(ms|milliseconds|us|microseconds|minutes|hours|days|kb|kib|kilobytes|mb|mib|megabytes|percent)(_|$)"
-)
 
 
 def registry(report: ServerReport | None = REPORT, look: StorageLook | None = LOOK) -> CollectorRegistry:
@@ -175,24 +171,6 @@ def test_both_formats_say_the_same_to_the_parsers_of_prometheus() -> None:
     assert len(strict) > 80
 
 
-def test_names_follow_the_conventions_of_prometheus() -> None:
-    for family in families():
-        name = family.name
-        assert re.fullmatch(r"qml_mp_[a-z]+(_[a-z]+)*", name)
-        assert not _UNITS_THAT_ARE_NOT_BASE.search(name), name
-        assert family.documentation.endswith("."), name
-        assert "counter" not in name
-        assert "gauge" not in name
-        if family.type == "counter":
-            assert all(sample.name == f"{name}_total" for sample in family.samples)
-        else:
-            assert not name.endswith(("_total", "_count", "_sum", "_bucket")), name
-        if family.type == "histogram":
-            assert name.endswith("_seconds")
-        for label in {label for sample in family.samples for label in sample.labels} - {"le"}:
-            assert re.fullmatch(r"[a-z]+", label)
-
-
 def test_attempts_are_counted_by_method_queue_and_outcome_with_how_long_they_took() -> None:
     found = samples(families())
     pair = {("method", "resize"), ("queue", "images")}
@@ -239,12 +217,3 @@ def test_queues_beyond_a_number_are_counted_together() -> None:
     assert len(depths) == 2 * 201
     assert sum(depths.values()) == 5000
     assert found["qml_mp_queue_oldest_job_age_seconds", frozenset({("queue", "(other)")})] == 4999
-
-
-def test_without_a_report_and_with_a_silent_storage_there_is_still_an_answer() -> None:
-    text = generate_latest(registry(None, None)).decode()
-
-    found = samples(text_string_to_metric_families(text))
-
-    assert found["qml_mp_storage_up", frozenset()] == 0
-    assert found["qml_mp_queue_metrics_reported", frozenset()] == 0

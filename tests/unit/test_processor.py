@@ -147,12 +147,6 @@ def test_a_jobs_own_limit_wins_and_the_servers_is_the_last_resort() -> None:
     assert processor_of(None).resolve(claim_of()).terms.limit == timedelta(minutes=5)
 
 
-def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
-    assert isinstance(run(raising(OSError()), claim_of(failures=2, max_retries=3)), Retry)
-    assert isinstance(run(raising(OSError()), claim_of(failures=1, max_retries=1)), Failure)
-    assert isinstance(run(raising(OSError()), claim_of(max_retries=0)), Failure)
-
-
 class Stubborn(Slow):
     max_retries = 3
 

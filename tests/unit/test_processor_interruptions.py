@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 
 import pytest
 
-from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
+from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.retry import RetryPolicy
 from tests.unit.processor_case import (
-    TEN_S,
     cancelled,
     claim_of,
     keys_of,
@@ -72,12 +70,6 @@ def interrupted(ctx: WorkerContext) -> None:
     ctx.cancel.raise_if_cancelled()
 
 
-def test_a_cancelled_job_ends_with_the_reason() -> None:
-    assert run(interrupted, cancel=cancelled(CancelReason.CANCELLED, "by hand")) == Cancelled(
-        reason="by hand"
-    )
-
-
 def interrupted_in_a_group(ctx: WorkerContext) -> None:
     """As `asyncio.TaskGroup` raises it."""
     try:
@@ -109,25 +101,6 @@ def test_a_group_without_one_is_an_ordinary_failure_however_deep_it_is() -> None
     assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "BaseExceptionGroup")
 
 
-@pytest.mark.parametrize("reason", [CancelReason.SHUTDOWN, CancelReason.ORPHANED])
-def test_a_job_interrupted_by_the_server_is_given_back(reason: CancelReason) -> None:
-    assert run(interrupted, cancel=cancelled(reason, "the server stops")) == Release(
-        reason="the server stops"
-    )
-
-
-def test_a_job_past_its_limit_is_judged_by_the_policy() -> None:
-    first = run(interrupted, claim_of(timeout=timedelta(seconds=90)), cancelled(CancelReason.TIMEOUT))
-    last = run(interrupted, claim_of(failures=2), cancelled(CancelReason.TIMEOUT))
-
-    assert isinstance(first, Retry)
-    assert (first.kind, first.error.type, first.delay) == (AttemptKind.TIMEOUT, "JobTimeout", TEN_S)
-    assert first.error.message == "The attempt exceeded its time limit of 1m30s."
-    assert "raise_if_cancelled" in (first.error.traceback or "")
-    assert isinstance(last, Failure)
-    assert last.kind is AttemptKind.TIMEOUT
-
-
 def test_a_timeout_is_a_timeout_even_when_the_token_was_cancelled_for_another_reason_before() -> None:
     def f(ctx: WorkerContext) -> None:
         if ctx.cancel.is_cancelled:
@@ -144,20 +117,6 @@ def test_a_timeout_can_be_excluded_from_retries() -> None:
 
     assert isinstance(run(interrupted, cancel=cancelled(CancelReason.TIMEOUT), policy=policy), Failure)
     assert processor_of(interrupted, policy=policy).resolve(claim_of()).terms.when_killed.timeout is None
-
-
-def test_a_job_that_swallows_its_interruption_and_returns_has_succeeded() -> None:
-    def f(ctx: WorkerContext) -> str:
-        try:
-            ctx.cancel.raise_if_cancelled()
-        except JobInterrupted:
-            return "finished all the same"
-        return "?"
-
-    outcome = run(f, cancel=cancelled(CancelReason.CANCELLED))
-
-    assert isinstance(outcome, Success)
-    assert outcome.result == "finished all the same"
 
 
 def test_an_interruption_that_nobody_asked_for_is_a_failed_attempt() -> None:
